@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Messages between processes (librlm.so, rlmctl) and their broker rlmd, over a UNIX SOCK_SEQPACKET socket.
+// One message per packet: struct rlm_msg_header, then the body of its type, at most RLM_MSG_MAX bytes; descriptors by SCM_RIGHTS.
+// Both ends are on one kernel: native byte order and alignment. Fixed-width fields only. Unknown types are ignored,
+// a short or malformed message ends the session. Every descriptor received is closed by its receiver, also on error.
+//
+// A conversation:
+//   process -> HELLO                       + connection table (read-only), naming tickets (read-write), see stat.h
+//   rlmd    -> WELCOME                     + location page fd (read-only)
+//   process -> OFFER conn, how             + the socket. The process holds both directions still for how = RLM_NAME_ISN
+//   rlmd    -> NAMED conn                  the duplicate is closed, directions may move on
+//   ...the other end's offer arrives, maybe much later...
+//   rlmd    -> LINK                        + my control doorbell, peer's control doorbell    first connection of this pair only
+//   rlmd    -> SEGMENT                     + my region rw, peer's region ro, my doorbell, peer's doorbell
+//   rlmd    -> BIND conn, link, segment, slot, epoch
+//   process -> RELEASE link, segment, slot, epoch     this end will never touch the slot again
+//   rlmd    -> DROP link, segment          nothing is bound there any more: unmap, close
+// An offer stands until WITHDRAW, BIND, or the end of the session; rlmd says NOTE why while it does not lead to a BIND.
+// A process that is both ends of a connection gets everything twice, told apart by `side`.
+#ifndef RLM_PROTO_H
+#define RLM_PROTO_H
+
+#include <stdint.h>
+
+#define RLM_PROTO_VERSION 1u
+#define RLM_MSG_MAX 512u
+#define RLM_MSG_FDS_MAX 4u
+#define RLM_TEXT_CHUNK 480u
+#define RLM_DEFAULT_SOCKET "/run/rlm/rlmd.sock"
+
+enum rlm_msg_type {
+	RLM_MSG_HELLO = 1,
+	RLM_MSG_WELCOME = 2,
+	RLM_MSG_OFFER = 3,
+	RLM_MSG_NAMED = 4,
+	RLM_MSG_NOTE = 5,
+	RLM_MSG_WITHDRAW = 6,
+	RLM_MSG_LINK = 7,
+	RLM_MSG_SEGMENT = 8,
+	RLM_MSG_BIND = 9,
+	RLM_MSG_RELEASE = 10,
+	RLM_MSG_DROP = 11,
+	RLM_MSG_ORDER = 12,   // rlmd -> process: do something to connections (rlmctl demote, tests)
+	RLM_MSG_REPAIR = 13,  // process -> rlmd: + a socket that a broker left in repair mode by dying; answered by NAMED
+	RLM_MSG_REQUEST = 20, // rlmctl -> rlmd: JSON text in chunks
+	RLM_MSG_REPLY = 21,   // rlmd -> rlmctl: JSON text in chunks
+};
+
+struct rlm_msg_header {
+	uint16_t type; // enum rlm_msg_type
+	uint16_t size; // bytes, header included
+	uint32_t reserved;
+};
+
+// A connection as its own process calls it: index into the connection table and the generation of that entry.
+struct rlm_conn_ref {
+	uint32_t index;
+	uint32_t generation;
+};
+
+enum rlm_name_how {
+	RLM_NAME_TUPLE = 0, // both ends in one network namespace: the 4-tuple there is exact. Does not disturb the socket
+	RLM_NAME_ISN = 1,   // the pair of initial sequence numbers, read in TCP repair mode
+};
+
+struct rlm_msg_hello {
+	struct rlm_msg_header header;
+	uint32_t version;
+	uint32_t pid; // as the process itself sees it; for people only
+	uint32_t connections; // entries in the table
+	uint32_t flags;
+	char command[32]; // program name, NUL-terminated
+};
+
+struct rlm_msg_welcome {
+	struct rlm_msg_header header;
+	uint32_t version;
+	uint32_t flags;
+	uint64_t broker; // random, differs after a restart
+};
+
+struct rlm_msg_offer {
+	struct rlm_msg_header header;
+	struct rlm_conn_ref conn;
+	uint32_t how;    // enum rlm_name_how
+	uint32_t ticket; // RLM_NAME_ISN: index of the naming ticket in the table header, see stat.h
+};
+
+struct rlm_msg_named {
+	struct rlm_msg_header header;
+	struct rlm_conn_ref conn;
+	uint32_t why; // 0: it has a name and waits for its peer. RLM_WHY_*: it will not be matched
+	uint32_t reserved;
+};
+
+// Why an offer has not led anywhere yet. RLM_WHY_NO_PEER with again = 1 asks for a new offer with RLM_NAME_ISN.
+struct rlm_msg_note {
+	struct rlm_msg_header header;
+	struct rlm_conn_ref conn;
+	uint32_t why; // RLM_WHY_*
+	uint32_t again;
+};
+
+struct rlm_msg_withdraw {
+	struct rlm_msg_header header;
+	struct rlm_conn_ref conn;
+};
+
+struct rlm_msg_link {
+	struct rlm_msg_header header;
+	uint64_t link; // unique over all brokers that ever ran
+	uint32_t side; // 0 or 1
+	uint32_t peer_pid;
+	uint64_t location; // of the receiver's domain when the link was made
+	char peer_command[32];
+};
+
+struct rlm_msg_segment {
+	struct rlm_msg_header header;
+	uint64_t link;
+	uint32_t side;
+	uint32_t segment; // numbered from 0 within the link
+	uint32_t slots;
+	uint32_t ring_size;
+};
+
+struct rlm_msg_bind {
+	struct rlm_msg_header header;
+	struct rlm_conn_ref conn;
+	uint64_t link;
+	uint32_t side;
+	uint32_t segment;
+	uint32_t slot;
+	uint32_t epoch; // never 0; different for each binding of a slot
+};
+
+struct rlm_msg_release {
+	struct rlm_msg_header header;
+	uint64_t link;
+	uint32_t side;
+	uint32_t segment;
+	uint32_t slot;
+	uint32_t epoch;
+};
+
+struct rlm_msg_drop {
+	struct rlm_msg_header header;
+	uint64_t link;
+	uint32_t side;
+	uint32_t segment; // RLM_ALL_SEGMENTS: the link itself
+};
+#define RLM_ALL_SEGMENTS UINT32_MAX
+
+enum rlm_order {
+	RLM_ORDER_DEMOTE = 1,  // back to TCP, and stay there until PROMOTE
+	RLM_ORDER_PROMOTE = 2, // undo DEMOTE; offer at once whatever the threshold says
+};
+
+struct rlm_msg_order {
+	struct rlm_msg_header header;
+	struct rlm_conn_ref conn; // index UINT32_MAX: all connections of the process
+	uint32_t order;           // enum rlm_order
+	uint32_t reserved;
+};
+
+// rlmctl's request and rlmd's reply: JSON text in as many packets as it takes; the last one has more = 0.
+struct rlm_msg_text {
+	struct rlm_msg_header header;
+	uint32_t more;
+	uint32_t length; // bytes of text used
+	char text[RLM_TEXT_CHUNK];
+};
+
+union rlm_msg {
+	struct rlm_msg_header header;
+	struct rlm_msg_hello hello;
+	struct rlm_msg_welcome welcome;
+	struct rlm_msg_offer offer;
+	struct rlm_msg_named named;
+	struct rlm_msg_note note;
+	struct rlm_msg_withdraw withdraw;
+	struct rlm_msg_link link;
+	struct rlm_msg_segment segment;
+	struct rlm_msg_bind bind;
+	struct rlm_msg_release release;
+	struct rlm_msg_drop drop;
+	struct rlm_msg_order order;
+	struct rlm_msg_text text;
+};
+
+#endif
