@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// A connection as librlm sees it, and the memory in which a family of processes (fork) shares it.
+//
+// Every TCP connection has a struct rlm_conn and a struct rlm_conn_stat (stat.h) of the same index. While it is bound to
+// a slot it has a struct rlm_bound too. All of it is inherited by fork at the same addresses; locks work across processes.
+//
+// Who may touch what:
+//   rlm_conn.bound     set by the helper thread holding both locks; cleared holding both locks with users == 0
+//   rlm_bound.tx_*     under tx_lock;  rlm_bound.rx_* under rx_lock
+//   kernel sends       counted in tx_inflight, kernel receives in rx_inflight, so that a switch can be exclusive of them:
+//                      enter: count up, then look at `bound` (seq_cst); switcher: set `bound`, then look at the count
+//   users              threads that wait without a lock but still look at bound memory
+#ifndef RLM_CONN_H
+#define RLM_CONN_H
+
+#include <sys/types.h>
+
+#include "lock.h"
+#include "ring.h"
+#include "rlm/rlm.h"
+#include "rlm/stat.h"
+
+// rlm_conn.flags
+#define RLM_CONN_NONBLOCK 0x1u  // O_NONBLOCK, as last set through us
+#define RLM_CONN_OFFERED 0x2u   // the broker knows it
+#define RLM_CONN_BARRED 0x4u    // never promote (again); why says the reason
+#define RLM_CONN_CLOSING 0x8u   // last descriptor is gone
+#define RLM_CONN_QUEUED 0x10u   // waits for the helper thread
+#define RLM_CONN_TX_SHUT 0x20u  // shutdown(SHUT_WR) was called
+#define RLM_CONN_HELD 0x40u     // demoted by order: stay plain until PROMOTE
+#define RLM_CONN_ISN 0x80u      // must be named by initial sequence numbers
+
+struct rlm_conn {
+	struct rlm_lock tx_lock;
+	struct rlm_lock rx_lock;
+	_Atomic uint32_t tx_inflight;
+	_Atomic uint32_t rx_inflight;
+	_Atomic uint32_t users;
+	_Atomic uint32_t events; // event count: helper thread, state changes
+	_Atomic uint32_t refs;   // descriptors in all processes of the family
+	_Atomic uint32_t bound;  // index in the pool + 1, 0: not bound
+	_Atomic uint32_t calls;  // while plain; saturates
+	_Atomic uint32_t flags;
+	_Atomic uint32_t next;   // free list
+	_Atomic uint32_t watchers; // epoll instances that know it, see epoll.c
+};
+
+enum rlm_tx_state {
+	TX_PLAIN = 0,
+	TX_RING,
+};
+
+enum rlm_rx_state {
+	RX_PLAIN = 0, // payload comes from TCP without limit
+	RX_READY,     // rx_ready is published; one thread at a time in the kernel
+	RX_DRAIN,     // the cut is known: TCP up to it
+	RX_RING,      // the ring, then, once the round has ended, the ring up to `end`
+	RX_FRAMES,    // the ring is done, the rest of the frames is still to come on TCP
+};
+
+#define RLM_OWED_MAX 16
+
+struct rlm_bound {
+	// constant while bound
+	struct rlm_conn *conn;
+	const struct rlm_region_shared *region; // mine
+	uint64_t link;
+	uint32_t side;
+	uint32_t segment;
+	uint32_t slot;
+	uint32_t epoch;
+	int doorbell_mine; // eventfd that the peer writes
+	int doorbell_peer; // eventfd that I write
+	int control_peer;  // the peer's control doorbell
+	_Atomic uint32_t next;
+
+	// sending
+	_Alignas(RLM_CACHELINE) struct rlm_ring tx;
+	_Atomic uint8_t tx_fast; // ring, and nothing else to think of
+	uint8_t tx_state;        // enum rlm_tx_state
+	uint8_t tx_stop;         // end the round, begin no other
+	uint8_t tx_dead;         // TCP refuses to send: let the kernel tell
+	uint32_t tx_round;       // current or last
+	_Atomic uint32_t tx_rung; // peer's `waiting` as of our last wake-up
+	uint8_t owed[RLM_OWED_MAX]; // frame bytes that TCP has not taken yet
+	uint8_t owed_at, owed_len;
+	uint64_t resend_at, resend_to; // ring bytes to be sent on TCP after them
+	uint64_t tx_budget;            // test aid: ring bytes until the round ends by itself, 0 = never
+	uint64_t tx_timeout_ns;        // SO_SNDTIMEO, 0 = none
+
+	// receiving
+	_Alignas(RLM_CACHELINE) struct rlm_ring rx;
+	_Atomic uint8_t rx_fast;
+	_Atomic uint8_t rx_state; // enum rlm_rx_state
+	uint8_t rx_stop;          // offer no further round
+	uint8_t rx_asked;         // asked for the round back, taking nothing meanwhile
+	uint8_t rx_eof;           // TCP has nothing more; the ring may
+	uint8_t rx_broken;        // the peer did what it must not
+	uint8_t frame_got;        // bytes of this round's frames
+	uint8_t frame[RLM_OWED_MAX];
+	uint32_t rx_round;   // current or last
+	_Atomic uint32_t rx_rung; // peer's `waiting` as of our last wake-up, for room
+	uint64_t drain;      // bytes until the cut
+	uint8_t *stash;      // what the kernel gave beyond the cut: comes before what TCP still holds
+	uint64_t stash_size; // bytes mapped
+	uint64_t stash_at, stash_to;
+	uint64_t rx_timeout_ns; // SO_RCVTIMEO, 0 = none
+
+	// sleeping
+	_Alignas(RLM_CACHELINE) struct rlm_lock wait_lock;
+	uint32_t waiters[4];       // per bit of rlm_slot_shared.waiting
+	_Atomic uint32_t rx_spin;  // spin budgets, see wake.h
+	_Atomic uint32_t tx_spin;
+	_Atomic uint64_t last_use; // helper's coarse clock
+};
+
+struct rlm_arena {
+	struct rlm_table_shared *table; // also the broker's view
+	struct rlm_conn_stat *stats;
+	struct rlm_conn *conns;
+	struct rlm_bound *bounds;
+	struct rlm_arena_shared *shared;
+	uint32_t conn_capacity;
+	uint32_t bound_capacity;
+	int table_fd; // memfd, for HELLO
+	int tickets_fd;
+	struct rlm_tickets_shared *tickets;
+};
+
+// Maps everything, lazily populated. Effect of fork: shared with the child. 0 or -errno.
+int arena_init(struct rlm_arena *arena, uint32_t conn_capacity, uint32_t bound_capacity);
+
+// Takes a connection entry with one reference, or NULL when the table is full.
+struct rlm_conn *conn_new(struct rlm_arena *arena);
+// Gives it back; the caller is the last who knows it. Adds its counters to the table's totals.
+void conn_free(struct rlm_arena *arena, struct rlm_conn *conn);
+
+struct rlm_bound *bound_new(struct rlm_arena *arena);
+void bound_free(struct rlm_arena *arena, struct rlm_bound *bound);
+
+static inline uint32_t conn_index(const struct rlm_arena *arena, const struct rlm_conn *conn)
+{
+	return (uint32_t)(conn - arena->conns);
+}
+
+static inline struct rlm_conn_stat *conn_stat(const struct rlm_arena *arena, const struct rlm_conn *conn)
+{
+	return &arena->stats[conn - arena->conns];
+}
+
+static inline uint32_t conn_generation(const struct rlm_arena *arena, const struct rlm_conn *conn)
+{
+	return atomic_load_explicit(&conn_stat(arena, conn)->generation, memory_order_acquire);
+}
+
+static inline struct rlm_bound *conn_bound(const struct rlm_arena *arena, const struct rlm_conn *conn)
+{
+	uint32_t i = atomic_load_explicit(&conn->bound, memory_order_acquire);
+
+	return i ? &arena->bounds[i - 1] : NULL;
+}
+
+// A plain add by a single writer at a time; readers elsewhere see whole values.
+static inline void stat_add(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+#endif

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Which carrier moves the next byte of a direction, and the exact switch between them. The protocol is in ARCHITECTURE.md,
+// "Cut-over"; tests/model/cutover.pml checks it. Nothing here sleeps; every function names the lock that its caller holds.
+#ifndef RLM_CUTOVER_H
+#define RLM_CUTOVER_H
+
+#include "conn.h"
+
+enum tx_way {
+	TX_WAY_PLAIN,   // the next byte goes to the kernel
+	TX_WAY_RING,    // the next byte goes to the ring
+	TX_WAY_BLOCKED, // the kernel must take what is owed first: wait until TCP is writable
+};
+
+// tx_lock. Pays what is owed, begins or ends a round when it is time. `more`: payload for TCP follows at once.
+enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool more);
+// tx_lock. Ends the current round (if any) at `head`; what is owed to TCP remains owed.
+void cutover_tx_end(struct rlm_bound *b);
+// tx_lock. true: nothing of this direction is on the ring or owed.
+bool cutover_tx_is_plain(const struct rlm_bound *b);
+
+enum rx_way {
+	RX_WAY_PLAIN,  // receive from the kernel (or the stash) without limit
+	RX_WAY_SINGLE, // the same, but only one thread at a time, and then cutover_rx_returned()
+	RX_WAY_LIMIT,  // receive from the kernel (or the stash) at most b->drain bytes, with rx_take()
+	RX_WAY_RING,   // *available bytes are in the ring
+	RX_WAY_WAIT,   // nothing yet
+	RX_WAY_BUSY,   // another thread is in the kernel and must come back first
+	RX_WAY_KERNEL, // the ring is empty and TCP has ended: the kernel says how
+	RX_WAY_BROKEN, // cannot be continued exactly
+};
+
+// rx_lock. Finds the next source, moving through the states as far as it can.
+enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t *available);
+// rx_lock, after RX_WAY_SINGLE and a kernel receive that returned n > 0 bytes into iov: how many of them are payload for
+// the caller; what is beyond the cut is put aside. -errno when the stream is broken. `peek`: nothing was consumed.
+int64_t cutover_rx_returned(struct rlm_bound *b, int fd, const struct iovec *iov, int iovcnt, int64_t n, bool peek);
+// rx_lock. Bytes of the TCP stream, from the stash first: like recv(). Never waits.
+int64_t rx_take(struct rlm_bound *b, int fd, void *data, uint64_t n, bool peek);
+// rx_lock. Asks the sender to take the round back; nothing is taken from the ring until it has.
+void cutover_rx_ask(struct rlm_bound *b);
+bool cutover_rx_is_plain(const struct rlm_bound *b);
+// rx_lock. Looks at TCP while on the ring: eats frames, notices the end. true: something changed, ask cutover_rx() again.
+bool cutover_rx_look_at_tcp(struct rlm_bound *b, int fd);
+
+// Bytes the kernel was given to send on this socket since the handshake, ours included; -errno if it cannot be told.
+int64_t tcp_written(int fd);
+// Bytes taken from the kernel on this socket since the handshake.
+int64_t tcp_taken(int fd);
+
+#endif

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The receiving half of the cut-over: TCP up to the cut, the ring up to the end, the frames, TCP again.
+#include <errno.h>
+#include <limits.h>
+#include <linux/sockios.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+
+#include "cutover.h"
+#include "sys.h"
+#include "wake.h"
+
+#define FRAMES_SIZE (1 + RLM_FRAME_END_SIZE) // CUT and END: every round has exactly these
+
+static void stash_drop(struct rlm_bound *b)
+{
+	if (b->stash)
+		sys_call2(SYS_munmap, b->stash, b->stash_size);
+	b->stash = NULL;
+	b->stash_size = b->stash_at = b->stash_to = 0;
+}
+
+static uint64_t stash_left(const struct rlm_bound *b)
+{
+	return b->stash_to - b->stash_at;
+}
+
+int64_t rx_take(struct rlm_bound *b, int fd, void *data, uint64_t n, bool peek)
+{
+	uint64_t left = stash_left(b);
+
+	if (!left)
+		return sys_recv(fd, data, n, MSG_DONTWAIT | (peek ? MSG_PEEK : 0));
+	if (n > left)
+		n = left;
+	memcpy(data, b->stash + b->stash_at, n);
+	if (!peek)
+		b->stash_at += n;
+	if (b->stash_at == b->stash_to)
+		stash_drop(b);
+	return (int64_t)n;
+}
+
+// Copies the last `over` bytes of the n that are in iov.
+static int stash_fill(struct rlm_bound *b, const struct iovec *iov, int iovcnt, uint64_t n, uint64_t over)
+{
+	uint64_t size = (over + 4095) & ~4095ull, skip = n - over, done = 0;
+	long p = sys_call6(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (p < 0 && p > -4096)
+		return (int)p;
+	b->stash = (uint8_t *)p;
+	b->stash_size = size;
+	for (int i = 0; i < iovcnt && done < over; i++) {
+		uint64_t len = iov[i].iov_len, part;
+
+		if (skip >= len) {
+			skip -= len;
+			continue;
+		}
+		part = len - skip < over - done ? len - skip : over - done;
+		memcpy(b->stash + done, (uint8_t *)iov[i].iov_base + skip, part);
+		done += part;
+		skip = 0;
+	}
+	b->stash_at = 0;
+	b->stash_to = over;
+	return 0;
+}
+
+static uint32_t peer_round(const struct rlm_bound *b)
+{
+	const struct rlm_slot_shared *peer = b->rx.peer;
+
+	if (atomic_load_explicit(&peer->epoch, memory_order_acquire) != b->epoch)
+		return 0;
+	return atomic_load_explicit(&peer->tx_round, memory_order_acquire); // pairs with begin() and end_at()
+}
+
+static bool round_has_begun(const struct rlm_bound *b)
+{
+	uint32_t r = peer_round(b);
+
+	return r == 2 * b->rx_round - 1 || r == 2 * b->rx_round;
+}
+
+static void set_state(struct rlm_bound *b, enum rlm_rx_state state)
+{
+	atomic_store_explicit(&b->rx_state, state, memory_order_relaxed);
+	atomic_store_explicit(&b->rx_fast, state == RX_RING && !b->rx_asked, memory_order_relaxed);
+}
+
+bool cutover_rx_is_plain(const struct rlm_bound *b)
+{
+	return b->rx_state == RX_PLAIN && !stash_left(b);
+}
+
+void cutover_rx_ask(struct rlm_bound *b)
+{
+	b->rx_stop = 1;
+	if (b->rx_state == RX_PLAIN || b->rx_state == RX_FRAMES || b->rx_asked)
+		return;
+	b->rx_asked = 1;
+	atomic_store_explicit(&b->rx_fast, 0, memory_order_relaxed);
+	// `tail` stands still from here on; pairs with the acquire in cutover_tx().
+	atomic_store_explicit(&b->rx.mine->rx_ask, b->rx_round, memory_order_release);
+	wake_all(b);
+}
+
+// READY: has the sender cut? Only when no thread is in the kernel can it be told what was taken so far.
+static enum rx_way leave_ready(struct rlm_conn *c, struct rlm_bound *b, int fd)
+{
+	uint64_t cut;
+	int64_t taken;
+
+	if (!round_has_begun(b))
+		return c->rx_inflight ? RX_WAY_BUSY : RX_WAY_SINGLE;
+	if (c->rx_inflight)
+		return RX_WAY_BUSY;
+	cut = atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
+	taken = tcp_taken(fd);
+	if (taken < 0 || (uint64_t)taken > cut || cut - (uint64_t)taken > (1ull << 40))
+		return RX_WAY_BROKEN;
+	b->drain = cut - (uint64_t)taken;
+	b->frame_got = 0;
+	set_state(b, RX_DRAIN);
+	return RX_WAY_LIMIT;
+}
+
+// What came so far may be the beginning of this round's frames.
+static bool frames_are_plausible(const struct rlm_bound *b)
+{
+	return (b->frame_got < 1 || b->frame[0] == RLM_FRAME_CUT) && (b->frame_got < 2 || b->frame[1] == RLM_FRAME_END);
+}
+
+static bool frames_name_the_end(const struct rlm_bound *b)
+{
+	uint64_t end = 0;
+
+	for (int i = 0; i < 8; i++)
+		end |= (uint64_t)b->frame[2 + i] << (8 * i);
+	return end == atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed);
+}
+
+// Takes frame bytes, never more than belong to this round. An error stays in the socket for the caller to ask the kernel for.
+// > 0: bytes taken, 0: TCP has ended (rx_eof), -EAGAIN: nothing there, -EPROTO: these are no frames.
+static int take_frames(struct rlm_bound *b, int fd)
+{
+	int queued = 0;
+	int64_t n;
+
+	if (b->rx_eof)
+		return 0;
+	if (b->frame_got == FRAMES_SIZE)
+		return -EPROTO;
+	if (!stash_left(b)) {
+		long events = sys_poll_now(fd, POLLIN | POLLRDHUP);
+
+		if (events <= 0)
+			return -EAGAIN;
+		if (events & (POLLERR | POLLHUP) && (sys_ioctl(fd, SIOCINQ, &queued) < 0 || queued == 0)) {
+			b->rx_eof = 1;
+			return 0;
+		}
+	}
+	n = rx_take(b, fd, b->frame + b->frame_got, FRAMES_SIZE - b->frame_got, false);
+	if (n < 0)
+		return -EAGAIN;
+	if (n == 0)
+		b->rx_eof = 1;
+	b->frame_got = (uint8_t)(b->frame_got + n);
+	return frames_are_plausible(b) ? (int)n : -EPROTO;
+}
+
+bool cutover_rx_look_at_tcp(struct rlm_bound *b, int fd)
+{
+	bool had_eof = b->rx_eof;
+	int n = take_frames(b, fd);
+
+	if (n == -EPROTO)
+		b->rx_broken = 1;
+	return n > 0 || b->rx_eof != had_eof || b->rx_broken;
+}
+
+// RING: what is there up to the end of the round, if it has ended.
+static enum rx_way from_ring(struct rlm_bound *b, int fd, uint64_t *available)
+{
+	uint64_t tail = atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed);
+	uint32_t round = peer_round(b);
+	uint64_t n, end;
+
+	// The order matters: `head` is looked at after tx_round, so that a round seen as ended is seen with all its bytes.
+	n = ring_available_now(&b->rx);
+	if (n == RLM_RING_BROKEN || b->rx_broken)
+		return RX_WAY_BROKEN;
+	if (round == 2 * b->rx_round) {
+		end = atomic_load_explicit(&b->rx.peer->end, memory_order_relaxed);
+		if (end - tail > n)
+			return RX_WAY_BROKEN;
+		n = end - tail;
+		if (n == 0) {
+			b->rx_asked = 0;
+			set_state(b, RX_FRAMES);
+			return RX_WAY_WAIT;
+		}
+	} else if (round != 2 * b->rx_round - 1) {
+		return RX_WAY_BROKEN;
+	} else if (b->rx_asked) {
+		while (cutover_rx_look_at_tcp(b, fd) && !b->rx_eof && !b->rx_broken)
+			;
+		if (!b->rx_eof)
+			return b->rx_broken ? RX_WAY_BROKEN : RX_WAY_WAIT;
+		// The sender is gone for good: what it left in the ring is ours after all.
+		b->rx_asked = 0;
+		set_state(b, RX_RING);
+	}
+	if (n) {
+		*available = n;
+		return RX_WAY_RING;
+	}
+	return b->rx_eof ? RX_WAY_KERNEL : RX_WAY_WAIT;
+}
+
+// FRAMES: the ring is done; the rest of CUT and END is on TCP, and nothing else before it.
+static enum rx_way finish_round(struct rlm_bound *b, int fd)
+{
+	while (b->frame_got < FRAMES_SIZE) {
+		int n = take_frames(b, fd);
+
+		if (n == -EAGAIN)
+			return RX_WAY_WAIT;
+		if (n < 0)
+			return RX_WAY_BROKEN;
+		if (n == 0)
+			return RX_WAY_KERNEL;
+	}
+	if (!frames_name_the_end(b))
+		return RX_WAY_BROKEN;
+	// After a round that was taken back the sender's head was beyond the end; the next one begins at the end.
+	b->rx.cached = atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed);
+	set_state(b, RX_PLAIN);
+	return RX_WAY_PLAIN;
+}
+
+static bool may_offer_round(const struct rlm_conn *c, const struct rlm_bound *b)
+{
+	return !b->rx_stop && !b->rx_eof && atomic_load_explicit(&c->rx_inflight, memory_order_seq_cst) <= 1;
+}
+
+enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t *available)
+{
+	enum rx_way way;
+
+	*available = 0;
+	for (;;) {
+		switch ((enum rlm_rx_state)b->rx_state) {
+		case RX_PLAIN:
+			if (stash_left(b) || !may_offer_round(c, b))
+				return RX_WAY_PLAIN;
+			b->rx_round++;
+			atomic_store_explicit(&b->rx.mine->rx_ready, b->rx_round, memory_order_release);
+			set_state(b, RX_READY);
+			break;
+		case RX_READY:
+			way = leave_ready(c, b, fd);
+			if (way != RX_WAY_LIMIT)
+				return way;
+			break;
+		case RX_DRAIN:
+			if (b->drain)
+				return RX_WAY_LIMIT;
+			set_state(b, RX_RING);
+			break;
+		case RX_RING:
+			way = from_ring(b, fd, available);
+			if (way == RX_WAY_WAIT && b->rx_state == RX_FRAMES)
+				break;
+			return way;
+		case RX_FRAMES:
+			way = finish_round(b, fd);
+			if (way != RX_WAY_PLAIN)
+				return way;
+			break;
+		}
+	}
+}
+
+int64_t cutover_rx_returned(struct rlm_bound *b, int fd, const struct iovec *iov, int iovcnt, int64_t n, bool peek)
+{
+	uint64_t cut;
+	int64_t taken, over;
+
+	if (b->rx_state != RX_READY || !round_has_begun(b))
+		return n;
+	cut = atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
+	taken = tcp_taken(fd);
+	if (taken < 0)
+		return -ECONNRESET;
+	if (peek)
+		taken += n; // as if it had been taken
+	over = taken - (int64_t)cut;
+	if (over > n)
+		return -ECONNRESET;
+	if (over < 0)
+		over = 0;
+	if (peek)
+		return n - over; // the next look finds the cut by itself
+	b->drain = over ? 0 : cut - (uint64_t)taken;
+	b->frame_got = 0;
+	if (over && stash_fill(b, iov, iovcnt, (uint64_t)n, (uint64_t)over) < 0)
+		return -ECONNRESET;
+	set_state(b, RX_DRAIN);
+	return n - over;
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The sending half of the cut-over: begin a round at an exact TCP byte, end it at an exact ring byte, pay what TCP is owed.
+#include <errno.h>
+#include <string.h>
+
+#include "cutover.h"
+#include "sys.h"
+#include "wake.h"
+
+static bool peer_is_bound(const struct rlm_bound *b)
+{
+	return atomic_load_explicit(&b->tx.peer->epoch, memory_order_acquire) == b->epoch;
+}
+
+static void owe(struct rlm_bound *b, const uint8_t *frame, unsigned len)
+{
+	memcpy(b->owed + b->owed_len, frame, len);
+	b->owed_len = (uint8_t)(b->owed_len + len);
+}
+
+static bool owes(const struct rlm_bound *b)
+{
+	return b->owed_at != b->owed_len || b->resend_at != b->resend_to;
+}
+
+// Sends from data[0..n) what TCP takes. true: all of it. A dead TCP takes everything: the caller's own send will hear why.
+static bool push(struct rlm_bound *b, int fd, const uint8_t *data, uint64_t n, bool more, uint64_t *done)
+{
+	while (*done < n) {
+		long r = sys_send(fd, data + *done, n - *done, MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0));
+
+		if (r == -EINTR)
+			continue;
+		if (r == -EAGAIN)
+			return false;
+		if (r < 0) {
+			b->tx_dead = 1;
+			*done = n;
+			return true;
+		}
+		*done += (uint64_t)r;
+	}
+	return true;
+}
+
+static bool pay(struct rlm_bound *b, int fd, bool more)
+{
+	uint64_t done = b->owed_at;
+	bool resending = b->resend_at != b->resend_to;
+	bool all = push(b, fd, b->owed, b->owed_len, more || resending, &done);
+
+	b->owed_at = (uint8_t)done;
+	if (!all)
+		return false;
+	b->owed_at = b->owed_len = 0;
+	while (b->resend_at != b->resend_to) {
+		uint64_t at = b->resend_at & (b->tx.size - 1);
+		uint64_t n = b->resend_to - b->resend_at;
+		uint64_t chunk = n < b->tx.size - at ? n : b->tx.size - at;
+
+		done = 0;
+		all = push(b, fd, b->tx.bytes + at, chunk, more || chunk < n, &done);
+		b->resend_at += done;
+		if (!all)
+			return false;
+	}
+	return true;
+}
+
+// The store of tx_round (release) publishes `cut` and precedes the frame: a receiver that has the frame sees the round.
+static void begin(struct rlm_bound *b, uint64_t cut)
+{
+	struct rlm_slot_shared *mine = b->tx.mine;
+	const uint8_t frame = RLM_FRAME_CUT;
+
+	b->tx_round++;
+	// After a round that was taken back, head is beyond its end; everything up to it went over TCP.
+	if (b->tx_round > 1)
+		atomic_store_explicit(&mine->head, atomic_load_explicit(&mine->end, memory_order_relaxed),
+				      memory_order_relaxed);
+	atomic_store_explicit(&mine->cut, cut, memory_order_relaxed);
+	atomic_store_explicit(&mine->tx_round, 2 * b->tx_round - 1, memory_order_release);
+	b->tx_state = TX_RING;
+	owe(b, &frame, 1);
+}
+
+static void end_at(struct rlm_bound *b, uint64_t end)
+{
+	struct rlm_slot_shared *mine = b->tx.mine;
+	uint8_t frame[RLM_FRAME_END_SIZE] = {RLM_FRAME_END};
+
+	for (int i = 0; i < 8; i++)
+		frame[1 + i] = (uint8_t)(end >> (8 * i));
+	atomic_store_explicit(&mine->end, end, memory_order_relaxed);
+	atomic_store_explicit(&mine->tx_round, 2 * b->tx_round, memory_order_release);
+	b->tx_state = TX_PLAIN;
+	atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
+	owe(b, frame, sizeof(frame));
+	wake_all(b);
+}
+
+void cutover_tx_end(struct rlm_bound *b)
+{
+	if (b->tx_state == TX_RING)
+		end_at(b, atomic_load_explicit(&b->tx.mine->head, memory_order_relaxed));
+}
+
+// The receiver wants the round back: everything it has not taken is sent again on TCP.
+static void give_back(struct rlm_bound *b)
+{
+	uint64_t head = atomic_load_explicit(&b->tx.mine->head, memory_order_relaxed);
+
+	if (ring_room(&b->tx, b->tx.size + 1) == RLM_RING_BROKEN)
+		b->tx.cached = head; // nonsense: it gets nothing again
+	b->resend_at = b->tx.cached;
+	b->resend_to = head;
+	end_at(b, b->tx.cached);
+}
+
+static void end_if_wanted(struct rlm_bound *b)
+{
+	if (peer_is_bound(b) && atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == b->tx_round)
+		give_back(b);
+	else if (b->tx_stop)
+		cutover_tx_end(b);
+}
+
+static bool may_begin(const struct rlm_conn *c, const struct rlm_bound *b)
+{
+	return b->tx_state == TX_PLAIN && !b->tx_stop && !owes(b) && peer_is_bound(b) &&
+	       atomic_load_explicit(&b->tx.peer->rx_ready, memory_order_acquire) == b->tx_round + 1 &&
+	       atomic_load_explicit(&c->tx_inflight, memory_order_seq_cst) == 0;
+}
+
+bool cutover_tx_is_plain(const struct rlm_bound *b)
+{
+	return b->tx_state == TX_PLAIN && !owes(b);
+}
+
+enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool more)
+{
+	int64_t written;
+
+	if (b->tx_dead)
+		return TX_WAY_PLAIN;
+	if (b->tx_state == TX_RING)
+		end_if_wanted(b);
+	if (owes(b) && !pay(b, fd, more) && b->tx_state == TX_PLAIN)
+		return TX_WAY_BLOCKED;
+	if (b->tx_dead)
+		return TX_WAY_PLAIN;
+	if (may_begin(c, b)) {
+		written = tcp_written(fd);
+		if (written >= 0) {
+			begin(b, (uint64_t)written);
+			end_if_wanted(b);
+			pay(b, fd, false);
+			if (b->tx_dead) // the peer is gone: the kernel tells the caller, nothing was put into the ring
+				return TX_WAY_PLAIN;
+		}
+	}
+	if (owes(b) && b->tx_state == TX_PLAIN)
+		return TX_WAY_BLOCKED; // begun and taken back at once
+	atomic_store_explicit(&b->tx_fast, b->tx_state == TX_RING && !owes(b), memory_order_relaxed);
+	return b->tx_state == TX_RING ? TX_WAY_RING : TX_WAY_PLAIN;
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// A single-producer single-consumer byte ring between two regions (layout.h). Pure: no waiting, no waking.
+//
+// Ordering: the producer stores bytes, then `head` (release), pairs with the consumer's load of `head` (acquire) in
+// ring_available(). The consumer loads bytes, then stores `tail` (release), pairs with the producer's load of `tail`
+// (acquire) in ring_room(): bytes are not overwritten before they were read.
+// Trust: each counter of the peer is loaded once, compared with what is possible, and only then used.
+#ifndef RLM_RING_H
+#define RLM_RING_H
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "rlm/layout.h"
+
+// One direction as its producer or its consumer sees it. `cached` is the last good value of the peer's counter.
+struct rlm_ring {
+	struct rlm_slot_shared *mine;
+	const struct rlm_slot_shared *peer;
+	uint8_t *bytes; // the producer's region; the consumer has it mapped read-only
+	uint64_t size;  // a power of two
+	uint64_t cached;
+};
+
+#define RLM_RING_BROKEN UINT64_MAX
+
+// Producer: bytes that can be put now, RLM_RING_BROKEN when the peer's tail is impossible. Looks at the peer's cache
+// line only when the cached value does not give `wanted` bytes.
+static inline uint64_t ring_room(struct rlm_ring *r, uint64_t wanted)
+{
+	uint64_t head = atomic_load_explicit(&r->mine->head, memory_order_relaxed);
+	uint64_t room = r->size - (head - r->cached);
+	uint64_t tail;
+
+	if (room >= wanted)
+		return room;
+	tail = atomic_load_explicit(&r->peer->tail, memory_order_acquire);
+	if (tail - r->cached > head - r->cached)
+		return RLM_RING_BROKEN;
+	r->cached = tail;
+	return r->size - (head - tail);
+}
+
+// Producer: puts n <= room bytes, not visible before ring_publish().
+static inline void ring_put(const struct rlm_ring *r, uint64_t head, const void *data, uint64_t n)
+{
+	uint64_t at = head & (r->size - 1);
+	uint64_t first = r->size - at;
+
+	if (__builtin_expect(n <= first, 1)) {
+		memcpy(r->bytes + at, data, n);
+		return;
+	}
+	memcpy(r->bytes + at, data, first);
+	memcpy(r->bytes, (const uint8_t *)data + first, n - first);
+}
+
+static inline void ring_publish(const struct rlm_ring *r, uint64_t head)
+{
+	atomic_store_explicit(&r->mine->head, head, memory_order_release);
+}
+
+// Consumer: bytes that can be taken now, RLM_RING_BROKEN when the peer's head is impossible.
+static inline uint64_t ring_available(struct rlm_ring *r)
+{
+	uint64_t tail = atomic_load_explicit(&r->mine->tail, memory_order_relaxed);
+	uint64_t head;
+
+	if (r->cached != tail)
+		return r->cached - tail;
+	head = atomic_load_explicit(&r->peer->head, memory_order_acquire);
+	if (head - tail > r->size)
+		return RLM_RING_BROKEN;
+	r->cached = head;
+	return head - tail;
+}
+
+// The same, always looking at the peer's cache line.
+static inline uint64_t ring_available_now(struct rlm_ring *r)
+{
+	uint64_t tail = atomic_load_explicit(&r->mine->tail, memory_order_relaxed);
+	uint64_t head = atomic_load_explicit(&r->peer->head, memory_order_acquire);
+
+	if (head - tail > r->size || head - tail < r->cached - tail)
+		return RLM_RING_BROKEN;
+	r->cached = head;
+	return head - tail;
+}
+
+// Consumer: copies n <= available bytes, which stay in the ring until ring_free().
+static inline void ring_copy(const struct rlm_ring *r, uint64_t tail, void *data, uint64_t n)
+{
+	uint64_t at = tail & (r->size - 1);
+	uint64_t first = r->size - at;
+
+	if (__builtin_expect(n <= first, 1)) {
+		memcpy(data, r->bytes + at, n);
+		return;
+	}
+	memcpy(data, r->bytes + at, first);
+	memcpy((uint8_t *)data + first, r->bytes, n - first);
+}
+
+static inline void ring_free(const struct rlm_ring *r, uint64_t tail)
+{
+	atomic_store_explicit(&r->mine->tail, tail, memory_order_release);
+}
+
+#endif

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The kernel's own counts of what passed a TCP socket. It is the source of truth: stdio, a forked sibling or an earlier owner
+// may have used the socket without us. tests/unit/test_tcp_count.c checks these formulas on the running kernel.
+#include <errno.h>
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "cutover.h"
+#include "sys.h"
+
+// linux/tcp.h has no names for the states, netinet/tcp.h clashes with it.
+enum { ESTABLISHED = 1, FIN_WAIT1 = 4, FIN_WAIT2 = 5, CLOSED = 7 };
+
+static int get_info(int fd, struct tcp_info *info)
+{
+	socklen_t len = sizeof(*info);
+	long r;
+
+	memset(info, 0, sizeof(*info));
+	r = sys_getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &len);
+	if (r < 0)
+		return (int)r;
+	// tcpi_bytes_sent and tcpi_bytes_retrans came with Linux 4.19.
+	return len >= offsetof(struct tcp_info, tcpi_bytes_retrans) + sizeof(info->tcpi_bytes_retrans) ? 0 : -ENOSYS;
+}
+
+int64_t tcp_written(int fd)
+{
+	struct tcp_info info;
+	int r = get_info(fd, &info);
+
+	if (r < 0)
+		return r;
+	return (int64_t)(info.tcpi_bytes_sent - info.tcpi_bytes_retrans + info.tcpi_notsent_bytes);
+}
+
+// tcpi_bytes_received counts a FIN as one byte. A socket in state CLOSE without an error got there by FINs.
+static bool fin_received(int fd, int state)
+{
+	if (state == CLOSED)
+		return !(sys_poll_now(fd, 0) & POLLERR);
+	return state != ESTABLISHED && state != FIN_WAIT1 && state != FIN_WAIT2;
+}
+
+int64_t tcp_taken(int fd)
+{
+	struct tcp_info info, again;
+	int queued, r;
+
+	do {
+		r = get_info(fd, &info);
+		if (r == 0)
+			r = (int)sys_ioctl(fd, SIOCINQ, &queued);
+		if (r == 0)
+			r = get_info(fd, &again);
+		if (r < 0)
+			return r;
+	} while (info.tcpi_bytes_received != again.tcpi_bytes_received || info.tcpi_state != again.tcpi_state);
+	return (int64_t)info.tcpi_bytes_received - fin_received(fd, info.tcpi_state) - queued;
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Sleeping without losing a wake-up, and spinning no longer than it pays.
+//
+// Waiter:     bell = peer->bell; add its bit to mine->waiting (with a new sequence number); full fence; look at everything once more;
+//             sleep on (peer->bell == bell and conn->events == events).
+// Publisher:  publish; full fence; look at peer->waiting; if a bit it serves is set and the word is not the one it rang for last:
+//             bell++, FUTEX_WAKE, eventfd.
+// Store-then-load on both sides with a full fence between: either the waiter sees the publication or the publisher sees the bit.
+// The sequence number in `waiting` makes each sleep a new value, so the publisher rings once per sleep and not once per message.
+#ifndef RLM_WAKE_H
+#define RLM_WAKE_H
+
+#include "conn.h"
+#include "sys.h"
+
+#define RLM_WAIT_BITS 0xfu
+#define RLM_WAIT_SEQUENCE 0x10u
+
+void wake_ring_bell(struct rlm_bound *b, uint32_t seen, uint32_t bits);
+
+// After publishing data and a full fence.
+static inline void wake_receiver(struct rlm_bound *b)
+{
+	uint32_t seen = atomic_load_explicit(&b->tx.peer->waiting, memory_order_relaxed);
+
+	if (__builtin_expect((seen & RLM_WAIT_RX) && seen != atomic_load_explicit(&b->tx_rung, memory_order_relaxed), 0)) {
+		atomic_store_explicit(&b->tx_rung, seen, memory_order_relaxed);
+		wake_ring_bell(b, seen, RLM_WAIT_RX);
+	}
+}
+
+// After freeing room and a full fence.
+static inline void wake_sender(struct rlm_bound *b)
+{
+	uint32_t seen = atomic_load_explicit(&b->rx.peer->waiting, memory_order_relaxed);
+
+	if (__builtin_expect((seen & RLM_WAIT_TX) && seen != atomic_load_explicit(&b->rx_rung, memory_order_relaxed), 0)) {
+		atomic_store_explicit(&b->rx_rung, seen, memory_order_relaxed);
+		wake_ring_bell(b, seen, RLM_WAIT_TX);
+	}
+}
+
+// After anything else that the peer may wait for: whoever sleeps there looks again.
+void wake_all(struct rlm_bound *b);
+
+// Publishes that somebody here is about to sleep; full fence included. Undone by wake_unlisten().
+void wake_listen(struct rlm_bound *b, uint32_t bit);
+void wake_unlisten(struct rlm_bound *b, uint32_t bit);
+
+// Bumps the connection's own event count and wakes whoever sleeps on it in this family.
+void wake_conn(struct rlm_conn *c);
+
+// Spinning. A budget is in ticks (about CPU cycles), one per direction, and follows success.
+#define RLM_SPIN_MAX 120000u
+#define RLM_SPIN_START 30000u
+#define RLM_SPIN_MIN 3000u
+
+void wake_init(unsigned cpus, int enabled);
+
+// Spins until *word != old or the budget is spent. true: it changed.
+bool wake_spin(const _Atomic uint64_t *word, uint64_t old, _Atomic uint32_t *budget);
+// Tells what a sleep took, so that a budget that fell too low comes back.
+void wake_slept(_Atomic uint32_t *budget, uint64_t ticks);
+
+#endif
