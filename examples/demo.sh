@@ -23,7 +23,7 @@ as_root() {
 install_packages() {
 	local package missing=()
 
-	for package in build-essential cmake pkg-config iproute2 iperf3 jq "$@"; do
+	for package in build-essential cmake pkg-config libconfuse-dev iproute2 iperf3 jq; do
 		dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
 	done
 	[ ${#missing[@]} = 0 ] && return

@@ -27,10 +27,16 @@ alone_hold() {
 	[ "$mode" = bare ] || sleep 1.5
 }
 
-groups_config() {
-	cat >"$work/groups.conf" <<-END
-	END
-}
+cat >"$work/groups.conf" <<-END
+	group left { domain = { "netns:$ns_server" } }
+	group right { domain = { "netns:$ns_client" } }
+END
+# Room for a few of the ten connections only.
+cat >"$work/limits.conf" <<-END
+	ring_size = 64K
+	slots = 2
+	memory_per_link = 300K
+END
 
 row "only the server preloaded" plain alone_redis sides=server why="peer has no librlm"
 row "only the client preloaded" plain alone_redis sides=client why="peer has no librlm"
@@ -38,3 +44,6 @@ row "no broker" plain alone_redis broker=none
 row "no broker, socat" plain alone_files broker=none
 row "two brokers, as on two hosts" plain alone_redis broker=two
 row "only the client preloaded, socat" plain alone_files sides=client
+row "different groups" plain alone_redis config="$work/groups.conf" why="other group"
+row "different groups, socat" plain alone_files config="$work/groups.conf"
+row "memory for few connections" any alone_redis config="$work/limits.conf"

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
+# shellcheck shell=bash
 # What the files of this directory share: two network namespaces joined by a veth pair, a broker per row, and servers and clients that are
 # started bare or under librlm.so as the row in hand says. Sourced by run.sh.
 #
@@ -24,8 +25,7 @@
 #          config=FILE                rlmd's configuration
 #          promote=auto|eager         RLM_PROMOTE of both sides
 #          seconds=N                  bound for one run of FUNCTION
-#          why=WORDS                  the reason that rlmctl must give for a connection, asked while `pause` holds the run
-#          hook=FUNCTION              called preloaded only, in this shell, after FUNCTION and before servers are stopped
+#          why=WORDS                  the reason that rlmctl must give for a connection, asked when FUNCTION has returned
 
 server_address=10.78.0.1
 client_address=10.78.0.2
@@ -298,7 +298,7 @@ header() {
 
 row() {
 	local title=$1 want=$2 function=$3 bare preloaded wrong=() verdict=ok setting text
-	local sides=both broker=one config='' promote=auto seconds=60 why='' hook=''
+	local sides=both broker=one config='' promote=auto seconds=60 why=''
 	shift 3
 	for setting in "$@"; do
 		# shellcheck disable=SC2163

@@ -1,0 +1,49 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause
+# Checked streams while connections are switched and processes killed at random; see chaos.c.
+#
+#   tests/chaos/run.sh [SECONDS [SEED [OPTION...]]]     60 seconds and a new seed by default; options as for chaos
+#
+# RLM_BUILD: the build directory (default: build). RLM_PRELOAD: what to preload, for sanitizer builds. CHAOS_GDB=1: stacks on failure.
+set -eu
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+build=$(realpath "${RLM_BUILD:-$here/../../build}")
+[ "$(id -u)" = 0 ] || exec sudo -E "$0" "$@"
+seconds=${1:-60}
+seed=${2:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
+shift $(($# > 2 ? 2 : $#))
+servers=rlm-chaos-$$-s
+clients=rlm-chaos-$$-c
+pid=
+
+cleanup() {
+	trap - EXIT INT TERM HUP
+	[ -z "$pid" ] || kill "$pid" 2>/dev/null || true
+	wait
+	ip netns del "$servers" 2>/dev/null || true
+	ip netns del "$clients" 2>/dev/null || true
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+ip netns add "$servers"
+ip netns add "$clients"
+ip -n "$servers" link add veth0 type veth peer name veth0 netns "$clients"
+ip -n "$servers" address add 10.79.0.1/24 dev veth0
+ip -n "$clients" address add 10.79.0.2/24 dev veth0
+ip -n "$servers" address add fd79::1/64 dev veth0 nodad
+ip -n "$clients" address add fd79::2/64 dev veth0 nodad
+for ns in "$servers" "$clients"; do
+	ip -n "$ns" link set lo up
+	ip -n "$ns" link set veth0 up
+done
+
+"$build/chaos" --build "$build" --seconds "$seconds" --seed "$seed" --netns "$servers,$clients" \
+	${RLM_PRELOAD:+--preload "$RLM_PRELOAD"} "$@" &
+pid=$!
+status=0
+wait "$pid" || status=$?
+pid=
+exit "$status"
