@@ -1,0 +1,562 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// close: resets, linger, while others are inside a call, descriptor numbers used again at once, close_range and its kin.
+#include "pair.h"
+
+#include <sys/epoll.h>
+
+static int socket_error(int fd)
+{
+	int error = -1;
+	socklen_t size = sizeof(error);
+
+	assert_returns(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size), 0);
+	return error;
+}
+
+static void close_end(int *fd)
+{
+	assert_returns(close(*fd), 0);
+	*fd = -1;
+}
+
+// Closing with bytes unread resets the connection.
+static void unread_data_resets(void **state)
+{
+	struct pair *p = *state;
+	char byte;
+
+	send_text(p->a, "never read");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	close_end(&p->b);
+	assert_that(wait_for(p->a, POLLHUP, DEADLINE_MS));
+	assert_fails(recv(p->a, &byte, 1, 0), ECONNRESET);
+	assert_returns(recv(p->a, &byte, 1, 0), 0);
+	assert_fails(send(p->a, "x", 1, MSG_NOSIGNAL), EPIPE);
+}
+
+static void unread_data_resets_send_first(void **state)
+{
+	struct pair *p = *state;
+	char byte;
+
+	send_text(p->a, "never read");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	close_end(&p->b);
+	assert_that(wait_for(p->a, POLLHUP, DEADLINE_MS));
+	assert_fails(send(p->a, "x", 1, MSG_NOSIGNAL), ECONNRESET);
+	assert_fails(send(p->a, "x", 1, MSG_NOSIGNAL), EPIPE);
+	assert_returns(recv(p->a, &byte, 1, 0), 0);
+}
+
+static void unread_data_resets_poll(void **state)
+{
+	struct pair *p = *state;
+	struct pollfd item = {.fd = p->a, .events = POLLIN | POLLOUT | POLLRDHUP};
+
+	send_text(p->a, "never read");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	close_end(&p->b);
+	assert_that(wait_for(p->a, POLLHUP, DEADLINE_MS));
+	assert_returns(poll(&item, 1, 0), 1);
+	assert_returns(item.revents, POLLIN | POLLOUT | POLLRDHUP | POLLERR | POLLHUP);
+	assert_returns(socket_error(p->a), ECONNRESET);
+	assert_returns(socket_error(p->a), 0);
+	assert_returns(poll(&item, 1, 0), 1);
+	assert_returns(item.revents, POLLIN | POLLOUT | POLLRDHUP | POLLHUP);
+}
+
+// A byte that was only peeked at is unread.
+static void peeked_data_resets(void **state)
+{
+	struct pair *p = *state;
+	char byte;
+
+	send_text(p->a, "x");
+	assert_returns(recv(p->b, &byte, 1, MSG_PEEK), 1);
+	close_end(&p->b);
+	assert_that(wait_for(p->a, POLLHUP, DEADLINE_MS));
+	assert_fails(recv(p->a, &byte, 1, 0), ECONNRESET);
+}
+
+// All read: an orderly end.
+static void read_data_does_not_reset(void **state)
+{
+	struct pair *p = *state;
+
+	send_text(p->a, "all read");
+	recv_text(p->b, "all read");
+	close_end(&p->b);
+	recv_end(p->a);
+	assert_returns(socket_error(p->a), 0);
+}
+
+static void set_linger(int fd, int seconds)
+{
+	struct linger linger = {.l_onoff = 1, .l_linger = seconds};
+
+	assert_returns(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+}
+
+static void linger_zero_resets(void **state)
+{
+	struct pair *p = *state;
+	char byte;
+
+	set_linger(p->b, 0);
+	close_end(&p->b);
+	assert_that(wait_for(p->a, POLLHUP, DEADLINE_MS));
+	assert_fails(recv(p->a, &byte, 1, 0), ECONNRESET);
+}
+
+// A reset throws away what the receiver has not read; at most what came before it is seen.
+static void linger_zero_with_data(void **state)
+{
+	struct pair *p = *state;
+	char buffer[8];
+	ssize_t got;
+
+	send_text(p->b, "abc");
+	assert_that(wait_for(p->a, POLLIN, DEADLINE_MS));
+	set_linger(p->b, 0);
+	close_end(&p->b);
+	assert_that(wait_for(p->a, POLLHUP, DEADLINE_MS));
+	got = recv(p->a, buffer, 8, 0);
+	assert_that((got == -1 && errno == ECONNRESET) || got == 3);
+	if (got == 3)
+		assert_fails(recv(p->a, buffer, 8, 0), ECONNRESET);
+}
+
+static void linger_positive(void **state)
+{
+	struct pair *p = *state;
+	int64_t start = now_ms();
+
+	set_linger(p->b, 5);
+	send_text(p->b, "abc");
+	close_end(&p->b);
+	// The peer's kernel has the bytes and the end: no reason to wait for its application.
+	assert_that(now_ms() - start < 4000);
+	recv_text(p->a, "abc");
+	recv_end(p->a);
+}
+
+static int recv_one(void *arg)
+{
+	char byte;
+	return recv(*(int *)arg, &byte, 1, 0);
+}
+
+static void reset_wakes_receiver(void **state)
+{
+	struct pair *p = *state;
+	struct sleeper sleeper;
+
+	sleeper_start(&sleeper, recv_one, &p->a);
+	set_linger(p->b, 0);
+	close_end(&p->b);
+	assert_fails(sleeper_join(&sleeper), ECONNRESET);
+}
+
+static int send_much(void *arg)
+{
+	char buffer[4096] = "";
+	ssize_t sent;
+
+	do
+		sent = send(*(int *)arg, buffer, sizeof(buffer), MSG_NOSIGNAL);
+	while (sent > 0);
+	return sent;
+}
+
+// The peer goes with our bytes unread while we wait for room.
+static void reset_wakes_sender(void **state)
+{
+	struct pair *p = *state;
+	struct sleeper sleeper;
+
+	sleeper_start(&sleeper, send_much, &p->a);
+	close_end(&p->b);
+	assert_fails(sleeper_join(&sleeper), ECONNRESET);
+	assert_fails(send(p->a, "x", 1, MSG_NOSIGNAL), EPIPE);
+}
+
+// A thread inside recv() keeps the socket: it gets its byte though the number is closed.
+static void close_while_receiving(void **state)
+{
+	struct pair *p = *state;
+	struct sleeper sleeper;
+
+	sleeper_start(&sleeper, recv_one, &p->b);
+	close_end(&p->b);
+	assert_that(!sleeper_done(&sleeper, QUIET_MS));
+	send_text(p->a, "x");
+	assert_returns(sleeper_join(&sleeper), 1);
+}
+
+static void close_while_receiving_then_end(void **state)
+{
+	struct pair *p = *state;
+	struct sleeper sleeper;
+
+	sleeper_start(&sleeper, recv_one, &p->b);
+	close_end(&p->b);
+	assert_that(!sleeper_done(&sleeper, QUIET_MS));
+	assert_returns(shutdown(p->a, SHUT_WR), 0);
+	assert_returns(sleeper_join(&sleeper), 0);
+	// Now the last user is gone and the peer sees the end.
+	recv_end(p->a);
+}
+
+static int poll_in(void *arg)
+{
+	struct pollfd item = {.fd = *(int *)arg, .events = POLLIN};
+	int count = poll(&item, 1, -1);
+
+	return count == 1 ? item.revents : -1;
+}
+
+// A poll that is woken looks its numbers up again.
+static void close_while_polling(void **state)
+{
+	struct pair *p = *state;
+	struct sleeper sleeper;
+	int fd = p->b;
+
+	sleeper_start(&sleeper, poll_in, &fd);
+	close_end(&p->b);
+	assert_that(!sleeper_done(&sleeper, QUIET_MS));
+	send_text(p->a, "x");
+	assert_returns(sleeper_join(&sleeper), POLLNVAL);
+	// It was the last user, and the byte was not read.
+	assert_that(wait_for(p->a, POLLHUP, DEADLINE_MS));
+	assert_returns(socket_error(p->a), ECONNRESET);
+}
+
+static void close_while_sending(void **state)
+{
+	struct pair *p = *state;
+	struct sleeper sleeper;
+	char buffer[65536];
+	ssize_t got;
+
+	// Its call goes on; the one after it meets a closed number.
+	sleeper_start(&sleeper, send_much, &p->a);
+	close(p->a);
+	p->a = -1;
+	do
+		got = recv(p->b, buffer, sizeof(buffer), 0);
+	while (got > 0);
+	assert_returns(got, 0);
+	assert_fails(sleeper_join(&sleeper), EBADF);
+}
+
+// Closes it so that the next descriptor opened gets its number; `hole` is to be closed later.
+static int close_as_lowest(int *fd, int *hole)
+{
+	int number = *fd;
+
+	// pair_open() left one number free below.
+	*hole = dup(0);
+	assert_that(*hole < number);
+	close_end(fd);
+	return number;
+}
+
+// The number belongs to something else at once.
+static void number_becomes_file(void **state)
+{
+	struct pair *p = *state;
+	int number, file, hole;
+	char buffer[8] = "";
+
+	send_text(p->b, "sent");
+	number = close_as_lowest(&p->b, &hole);
+	file = open("/dev/zero", O_RDONLY);
+	assert_returns(file, number);
+	assert_returns(read(file, buffer, 8), 8);
+	assert_bytes(buffer, "\0\0\0\0\0\0\0", 8);
+	assert_fails(recv(file, buffer, 1, 0), ENOTSOCK);
+	close(file);
+	close(hole);
+	recv_text(p->a, "sent");
+	recv_end(p->a);
+}
+
+static void number_becomes_pipe(void **state)
+{
+	struct pair *p = *state;
+	int hole, number = close_as_lowest(&p->b, &hole), fds[2];
+	char buffer[8];
+
+	assert_returns(pipe(fds), 0);
+	assert_returns(fds[0], number);
+	assert_returns(write(fds[1], "pipe", 4), 4);
+	assert_returns(read(fds[0], buffer, 8), 4);
+	assert_bytes(buffer, "pipe", 4);
+	close(fds[0]);
+	close(fds[1]);
+	close(hole);
+	recv_end(p->a);
+}
+
+static void number_becomes_socket(void **state)
+{
+	struct pair *p = *state, other;
+	int listener = listener_open(p->family), number = p->b;
+
+	send_text(p->a, "old bytes");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	assert_returns(close(p->b), 0);
+	p->b = -1;
+	other.a = listener_connect(listener);
+	assert_returns(other.a, number);
+	other.b = accept(listener, NULL, NULL);
+	other.family = p->family;
+	close(listener);
+	pair_settle(&other);
+	send_text(other.b, "new bytes");
+	recv_text(other.a, "new bytes");
+	pair_close(&other);
+}
+
+static void numbers_over_and_over(void **state)
+{
+	int family = *(int *)*state, listener = listener_open(family), first = -1;
+
+	for (int i = 0; i < 200; i++) {
+		struct pair p = {.family = family};
+		char text[32];
+
+		p.a = listener_connect(listener);
+		p.b = accept(listener, NULL, NULL);
+		if (first < 0)
+			first = p.a;
+		assert_returns(p.a, first);
+		if (i % 20 == 0)
+			pair_settle(&p);
+		snprintf(text, sizeof(text), "round %d", i);
+		send_text(p.a, text);
+		send_text(p.b, text);
+		recv_text(p.b, text);
+		if (i % 3)
+			recv_text(p.a, text);
+		pair_close(&p);
+	}
+	close(listener);
+}
+
+// The library's own descriptors must not be where the program expects its own.
+static void lowest_numbers(void **state)
+{
+	struct pair *p = *state;
+	int probe = dup(0), next;
+
+	assert_returns(close(probe), 0);
+	send_text(p->a, "abc");
+	recv_text(p->b, "abc");
+	next = dup(0);
+	assert_returns(next, probe);
+	close(next);
+}
+
+static void close_range_closes(void **state)
+{
+	struct pair *p = *state;
+	int high = fcntl(p->b, F_DUPFD, 700);
+
+	assert_returns(high, 700);
+	send_text(p->b, "abc");
+	assert_returns(close(p->b), 0);
+	p->b = -1;
+	recv_text(p->a, "abc");
+	assert_that(!wait_for(p->a, POLLIN, QUIET_MS));
+	assert_returns(close_range(690, 710, 0), 0);
+	recv_end(p->a);
+	assert_fails(send(700, "x", 1, 0), EBADF);
+	assert_fails(close_range(5, 4, 0), EINVAL);
+}
+
+static void close_range_by_syscall(void **state)
+{
+	struct pair *p = *state;
+
+	assert_returns(dup2(p->b, 700), 700);
+	close_end(&p->b);
+	assert_returns(syscall(SYS_close_range, 700, 700, 0), 0);
+	recv_end(p->a);
+	assert_fails(fcntl(700, F_GETFD), EBADF);
+}
+
+static void close_range_cloexec(void **state)
+{
+	struct pair *p = *state;
+
+	assert_returns(close_range(p->b, p->b, CLOSE_RANGE_CLOEXEC), 0);
+	assert_that(fcntl(p->b, F_GETFD) & FD_CLOEXEC);
+	send_text(p->a, "abc");
+	recv_text(p->b, "abc");
+	send_text(p->b, "abc");
+	recv_text(p->a, "abc");
+	pair_check_ring(p);
+}
+
+static void close_by_syscall(void **state)
+{
+	struct pair *p = *state;
+	int number = p->b, hole = dup(0), file;
+	char buffer[4];
+
+	assert_returns(syscall(SYS_close, p->b), 0);
+	p->b = -1;
+	recv_end(p->a);
+	file = open("/dev/null", O_RDWR);
+	assert_returns(file, number);
+	assert_returns(read(file, buffer, 4), 0);
+	assert_returns(write(file, "x", 1), 1);
+	close(file);
+	close(hole);
+}
+
+// In a child, so that the suite keeps its descriptors.
+static void closefrom_closes(void **state)
+{
+	struct pair *p = *state;
+	pid_t child;
+
+	send_text(p->b, "abc");
+	child = fork();
+	if (child == 0) {
+		close(p->a);
+		closefrom(3);
+		assert_fails(send(p->b, "x", 1, 0), EBADF);
+		assert_fails(fcntl(p->a, F_GETFD), EBADF);
+		_exit(0);
+	}
+	child_finish(child);
+	// The parent's are not touched.
+	recv_text(p->a, "abc");
+	send_text(p->a, "def");
+	recv_text(p->b, "def");
+}
+
+// A daemon closes all it may have inherited and goes on with new sockets.
+static void closefrom_then_new_sockets(void **state)
+{
+	int family = *(int *)*state;
+	pid_t child = fork();
+
+	if (child == 0) {
+		for (int round = 0; round < 3; round++) {
+			struct pair q;
+
+			closefrom(3);
+			pair_open(&q, family);
+			assert_returns(q.a, 4);
+			assert_returns(q.b, 5);
+			pair_settle(&q);
+			send_pattern(q.a, 1, 0, 2000);
+			recv_pattern(q.b, 1, 0, 2000);
+		}
+		_exit(0);
+	}
+	child_finish(child);
+}
+
+// Every number up to the limit, as old daemons do; the program expects EBADF for all that it did not open.
+static void close_all_by_hand(void **state)
+{
+	int family = *(int *)*state;
+	pid_t child = fork();
+
+	if (child == 0) {
+		struct pair q;
+
+		for (int fd = 3; fd < 1024; fd++)
+			close(fd);
+		pair_open(&q, family);
+		pair_settle(&q);
+		send_pattern(q.a, 1, 0, 2000);
+		recv_pattern(q.b, 1, 0, 2000);
+		for (int fd = 3; fd < 1024; fd++)
+			close(fd);
+		pair_open(&q, family);
+		send_pattern(q.a, 1, 0, 2000);
+		recv_pattern(q.b, 1, 0, 2000);
+		_exit(0);
+	}
+	child_finish(child);
+}
+
+struct closer {
+	int number;
+	_Atomic bool stop;
+};
+
+static void *open_and_close(void *arg)
+{
+	struct closer *c = arg;
+	while (!c->stop) {
+		int fd = open("/dev/null", O_RDWR);
+		if (fd >= 0)
+			close(fd);
+	}
+	return NULL;
+}
+
+// Numbers change hands between threads all the time while connections are made, used and closed.
+static void numbers_race(void **state)
+{
+	int family = *(int *)*state;
+	struct closer c = {0};
+	pthread_t thread;
+
+	assert_returns(pthread_create(&thread, NULL, open_and_close, &c), 0);
+	for (int i = 0; i < 100; i++) {
+		struct pair p;
+
+		pair_open(&p, family);
+		if (i % 10 == 0)
+			pair_settle(&p);
+		send_text(p.a, "abc");
+		recv_text(p.b, "abc");
+		send_text(p.b, "def");
+		recv_text(p.a, "def");
+		assert_returns(close(p.a), 0);
+		recv_end(p.b);
+		assert_returns(close(p.b), 0);
+	}
+	c.stop = true;
+	pthread_join(thread, NULL);
+}
+
+static const struct CMUnitTest tests[] = {
+    TEST_SETTLED(unread_data_resets),
+    TEST_SETTLED(unread_data_resets_send_first),
+    TEST_SETTLED(unread_data_resets_poll),
+    TEST_SETTLED(peeked_data_resets),
+    TEST_SETTLED(read_data_does_not_reset),
+    TEST_SETTLED(linger_zero_resets),
+    TEST_SETTLED(linger_zero_with_data),
+    TEST_SETTLED(linger_positive),
+    TEST_SETTLED(reset_wakes_receiver),
+    TEST_SETTLED(reset_wakes_sender),
+    TEST_SETTLED(close_while_receiving),
+    TEST_SETTLED(close_while_receiving_then_end),
+    TEST_SETTLED(close_while_polling),
+    TEST_SETTLED(close_while_sending),
+    TEST_SETTLED(number_becomes_file),
+    TEST_SETTLED(number_becomes_pipe),
+    TEST_SETTLED(number_becomes_socket),
+    TEST_FAMILY(numbers_over_and_over),
+    TEST_SETTLED(lowest_numbers),
+    TEST_SETTLED(close_range_closes),
+    TEST_SETTLED(close_range_by_syscall),
+    TEST_SETTLED(close_range_cloexec),
+    TEST_SETTLED(close_by_syscall),
+    TEST_SETTLED(closefrom_closes),
+    TEST_FAMILY(closefrom_then_new_sockets),
+    TEST_FAMILY(close_all_by_hand),
+    TEST_FAMILY(numbers_race),
+};
+
+SUITE_MAIN(tests)

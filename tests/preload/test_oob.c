@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Urgent data: MSG_OOB, SO_OOBINLINE, the mark, POLLPRI and SIGURG.
+#include "pair.h"
+
+#include <linux/sockios.h>
+
+static int at_mark(int fd)
+{
+	int mark = -1;
+	return ioctl(fd, SIOCATMARK, &mark) < 0 ? -1 : mark;
+}
+
+static void wait_urgent(int fd)
+{
+	assert_that(wait_for(fd, POLLPRI, DEADLINE_MS));
+}
+
+static void out_of_line(void **state)
+{
+	struct pair *p = *state;
+	char byte, buffer[8];
+
+	send_text(p->a, "abc");
+	assert_returns(send(p->a, "!", 1, MSG_OOB), 1);
+	send_text(p->a, "def");
+	wait_urgent(p->b);
+	assert_returns(recv(p->b, &byte, 1, MSG_OOB | MSG_PEEK), 1);
+	assert_returns(recv(p->b, &byte, 1, MSG_OOB), 1);
+	assert_returns(byte, '!');
+	assert_fails(recv(p->b, &byte, 1, MSG_OOB), EINVAL);
+	// A read does not go past the mark.
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	assert_returns(recv(p->b, buffer, 8, 0), 3);
+	assert_bytes(buffer, "abc", 3);
+	assert_returns(at_mark(p->b), 1);
+	recv_text(p->b, "def");
+	assert_returns(at_mark(p->b), 0);
+}
+
+static void in_line(void **state)
+{
+	struct pair *p = *state;
+	int on = 1;
+	char byte, buffer[8];
+
+	assert_returns(setsockopt(p->b, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on)), 0);
+	send_text(p->a, "abc");
+	assert_returns(send(p->a, "de!", 3, MSG_OOB), 3);
+	send_text(p->a, "fg");
+	wait_urgent(p->b);
+	assert_fails(recv(p->b, &byte, 1, MSG_OOB), EINVAL);
+	assert_returns(recv(p->b, buffer, 5, MSG_WAITALL), 5);
+	assert_bytes(buffer, "abcde", 5);
+	assert_returns(at_mark(p->b), 1);
+	recv_text(p->b, "!fg");
+}
+
+static void mark_moves(void **state)
+{
+	struct pair *p = *state;
+	char byte;
+
+	for (int i = 0; i < 5; i++) {
+		send_text(p->a, "ab");
+		assert_returns(send(p->a, "!", 1, MSG_OOB), 1);
+		wait_urgent(p->b);
+		assert_returns(recv(p->b, &byte, 1, MSG_OOB), 1);
+		recv_text(p->b, "ab");
+		send_text(p->a, "cd");
+		recv_text(p->b, "cd");
+		send_text(p->b, "back");
+		recv_text(p->a, "back");
+	}
+}
+
+static void both_directions(void **state)
+{
+	struct pair *p = *state;
+	char byte;
+
+	send_text(p->b, "xyz");
+	assert_returns(send(p->a, "1", 1, MSG_OOB), 1);
+	assert_returns(send(p->b, "2", 1, MSG_OOB), 1);
+	wait_urgent(p->a);
+	wait_urgent(p->b);
+	assert_returns(recv(p->b, &byte, 1, MSG_OOB), 1);
+	assert_returns(byte, '1');
+	assert_returns(recv(p->a, &byte, 1, MSG_OOB), 1);
+	assert_returns(byte, '2');
+	recv_text(p->a, "xyz");
+}
+
+static void sigurg(void **state)
+{
+	struct pair *p = *state;
+	int64_t deadline = now_ms() + DEADLINE_MS;
+	char byte;
+
+	catch_signal(SIGURG, SA_RESTART);
+	assert_returns(fcntl(p->b, F_SETOWN, getpid()), 0);
+	assert_returns(send(p->a, "!", 1, MSG_OOB), 1);
+	while (!signal_count && now_ms() < deadline)
+		nap_ms(1);
+	assert_that(signal_count > 0);
+	wait_urgent(p->b);
+	assert_returns(recv(p->b, &byte, 1, MSG_OOB), 1);
+	signal(SIGURG, SIG_DFL);
+}
+
+// The option is set while bytes are under way in both directions.
+static void inline_option_in_stream(void **state)
+{
+	struct pair *p = *state;
+	int on = 1, got = 0;
+	socklen_t size = sizeof(got);
+
+	send_text(p->a, "before");
+	assert_returns(setsockopt(p->b, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on)), 0);
+	assert_returns(getsockopt(p->b, SOL_SOCKET, SO_OOBINLINE, &got, &size), 0);
+	assert_returns(got, 1);
+	send_text(p->a, "after");
+	send_text(p->b, "back");
+	recv_text(p->b, "beforeafter");
+	recv_text(p->a, "back");
+}
+
+static void large_stream_with_urgent_bytes(void **state)
+{
+	struct pair *p = *state;
+	int on = 1;
+
+	assert_returns(setsockopt(p->b, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on)), 0);
+	for (uint64_t at = 0; at < 200000; at += 1000) {
+		unsigned char buffer[1000];
+
+		pattern_fill(buffer, 1, at, sizeof(buffer));
+		assert_returns(send(p->a, buffer, sizeof(buffer), at % 50000 == 0 ? MSG_OOB : 0), sizeof(buffer));
+		recv_pattern(p->b, 1, at, sizeof(buffer));
+	}
+}
+
+static const struct CMUnitTest tests[] = {
+    TEST_SETTLED(out_of_line),
+    TEST_SETTLED(in_line),
+    TEST_SETTLED(mark_moves),
+    TEST_SETTLED(both_directions),
+    TEST_SETTLED(sigurg),
+    TEST_SETTLED(inline_option_in_stream),
+    TEST_SETTLED(large_stream_with_urgent_bytes),
+};
+
+SUITE_MAIN(tests)
