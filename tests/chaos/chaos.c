@@ -132,7 +132,7 @@ static void show_process(pid_t pid)
 	if (getenv("CHAOS_GDB"))
 		snprintf(command, sizeof(command), "gdb -q -batch -ex 'thread apply all bt 12' -p %d 2>&1 | grep -E '^(#|Thread)'", pid);
 	else
-		snprintf(command, sizeof(command), "for t in /proc/%d/task/*; do echo \"   $(cat $t/comm) $(cat $t/wchan) $(cat $t/syscall)\"; done",
+		snprintf(command, sizeof(command), "for t in /proc/%d/task/*; do echo \"   $(cat $t/comm) $(cat $t/wchan) $(cat $t/syscall)\"; done 2>/dev/null",
 			 pid);
 	if (system(command) < 0)
 		printf("   cannot be looked at\n");

@@ -281,20 +281,14 @@ static enum flow_result receive_end(struct flow *flow, uint64_t position)
 
 	direction->ended = true;
 	direction->moved = now_ms();
-	if (direction->final) {
-		if (position + 1 != direction->final)
-			flow_fail(flow, "end of stream too early: bytes lost", position);
+	if (direction->final && position + 1 == direction->final)
 		return FLOW_END;
-	}
-	if (flow->record->end[flow->side].abandoned)
-		return FLOW_DEAD;
 	if (!peer_gone(flow))
-		flow_fail(flow, "end of stream though the peer goes on", position);
-	// The other thread may be just about to see the error that the end of the stream stands for.
+		flow_fail(flow, direction->final ? "end of stream too early, bytes lost" : "end of stream though the peer goes on", position);
+	// The peer died or gave up: everything that it had sent, then the end. Only an error excuses less, and the sending thread may be
+	// just about to see it. `sent` is set after the call, so there may be more.
 	for (int i = 0; i < 20 && !flow->broke && direction->sent > position; i++)
 		usleep(10000);
-	// Everything that had been sent before the peer died, in order, and then the end: only an error excuses less. `sent` is set after the
-	// call, so there may be more.
 	if (!flow->broke && direction->sent > position)
 		flow_fail(flow, "end of stream after the peer's death, but not after its last byte", position);
 	return FLOW_DEAD;
