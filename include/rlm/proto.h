@@ -8,7 +8,8 @@
 //   process -> HELLO                       + connection table (read-only), naming tickets (read-write), see stat.h
 //   rlmd    -> WELCOME                     + location page fd (read-only)
 //   process -> OFFER conn, how             + the socket. The process holds both directions still for how = RLM_NAME_ISN
-//   rlmd    -> NAMED conn                  the duplicate is closed, directions may move on
+//   rlmd    -> NAMED conn                  the duplicate is closed, directions may move on. Or NOTE with again = 1, which says the
+//                                          same: this was not the moment (why = MATCHING) or not the way (why = NO_PEER: use ISN)
 //   ...the other end's offer arrives, maybe much later...
 //   rlmd    -> LINK                        + my control doorbell, peer's control doorbell    first connection of this pair only
 //   rlmd    -> SEGMENT                     + my region rw, peer's region ro, my doorbell, peer's doorbell
@@ -16,6 +17,7 @@
 //   process -> RELEASE link, segment, slot, epoch     this end will never touch the slot again
 //   rlmd    -> DROP link, segment          nothing is bound there any more: unmap, close
 // An offer stands until WITHDRAW, BIND, or the end of the session; rlmd says NOTE why while it does not lead to a BIND.
+// BIND for a connection that the process no longer has is answered by RELEASE.
 // A process that is both ends of a connection gets everything twice, told apart by `side`.
 #ifndef RLM_PROTO_H
 #define RLM_PROTO_H
@@ -72,10 +74,12 @@ struct rlm_msg_hello {
 	char command[32]; // program name, NUL-terminated
 };
 
+#define RLM_WELCOME_ISN 0x1u // this broker can name by RLM_NAME_ISN
+
 struct rlm_msg_welcome {
 	struct rlm_msg_header header;
 	uint32_t version;
-	uint32_t flags;
+	uint32_t flags;  // RLM_WELCOME_*
 	uint64_t broker; // random, differs after a restart
 };
 
@@ -102,6 +106,12 @@ struct rlm_msg_note {
 };
 
 struct rlm_msg_withdraw {
+	struct rlm_msg_header header;
+	struct rlm_conn_ref conn;
+};
+
+// A socket on which a broker died between switching repair mode on and off. What the broker cannot know, SO_REUSEADDR, the process restores itself.
+struct rlm_msg_repair {
 	struct rlm_msg_header header;
 	struct rlm_conn_ref conn;
 };
@@ -143,6 +153,8 @@ struct rlm_msg_release {
 	uint32_t epoch;
 };
 
+// Nothing will be bound there any more. The receiver unmaps and closes it when none of its own connections is bound there:
+// at once for an idle segment, later when the peer process is gone and bytes are left in the rings. RELEASE stays due for what is bound.
 struct rlm_msg_drop {
 	struct rlm_msg_header header;
 	uint64_t link;
@@ -179,6 +191,7 @@ union rlm_msg {
 	struct rlm_msg_named named;
 	struct rlm_msg_note note;
 	struct rlm_msg_withdraw withdraw;
+	struct rlm_msg_repair repair;
 	struct rlm_msg_link link;
 	struct rlm_msg_segment segment;
 	struct rlm_msg_bind bind;

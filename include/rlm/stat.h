@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The connection table of a process as the broker sees it: a memfd that the process and its forked children write and
-// the broker maps read-only, so that it can be looked at while the process sleeps, is stopped or busy. The broker trusts nothing in it.
+// the broker reads, so that it can be looked at while the process sleeps, is stopped or busy. The broker trusts nothing in it.
 //
 //   offset 0                  struct rlm_table_shared
 //   offset RLM_TABLE_OFFSET   struct rlm_conn_stat [capacity]
 //
 // An entry is live while `generation` is odd. Counters are relaxed: each is right by itself, not all at one instant.
 // The naming tickets are the one thing the broker writes; they are in a memfd page of their own (second fd of HELLO), so that the table can stay read-only.
+// The broker maps that page, so it must not be able to shrink: make it with MFD_ALLOW_SEALING; the broker adds F_SEAL_SHRINK itself. The table is read with pread.
 // ISN naming: process: lock both directions, ticket = OPEN, OFFER. Broker: OPEN -> CLAIMED (else skip), repair on, read, repair off, -> DONE.
 // Process, tired of waiting: OPEN -> CANCELLED (else wait for DONE: a few microseconds away). Then it unlocks.
 #ifndef RLM_STAT_H

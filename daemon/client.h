@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// One session: a process, or rlmctl. Whatever goes wrong with it dooms it; it is taken apart later, when nobody is in
+// the middle of using it.
+#ifndef RLMD_CLIENT_H
+#define RLMD_CLIENT_H
+
+#include <ev.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "link.h"
+#include "outbox.h"
+#include "rlm/proto.h"
+#include "rlm/rlm.h"
+
+struct rlmd_broker;
+struct rlmd_domain;
+struct rlmd_offer;
+struct rlmd_table;
+struct rlm_tickets_shared;
+
+struct rlmd_client {
+	struct rlmd_party party;
+	struct rlmd_broker *broker;
+	struct rlmd_client *prev, *next; // rlmd_broker.clients
+	struct rlmd_client *doomed_next; // rlmd_broker.doomed
+	int fd;
+	ev_io readable, writable;
+	ev_timer later;
+	pid_t pid; // as we see it
+	uid_t uid;
+	char command[32];
+	bool hello;
+	bool doomed;
+	struct rlmd_domain *domain; // of the session's socket; reference
+	struct rlmd_table *table;
+	struct rlm_tickets_shared *tickets; // NULL: sequence numbers cannot be read
+	struct rlmd_offer *offers;
+	unsigned offer_count;
+	struct rlmd_outbox outbox;
+	struct {
+		char *text;
+		size_t length;
+	} request;
+	struct {
+		char *text; // owned; length bytes, the first sent of them are on their way
+		size_t length;
+		size_t sent;
+	} reply;
+	bool follow; // rlmctl events --follow
+	uint64_t follow_next;
+};
+
+// Owns fd. NULL: out of memory, fd is closed.
+struct rlmd_client *rlmd_client_new(struct rlmd_broker *broker, int fd);
+void rlmd_client_free(struct rlmd_client *client);
+void rlmd_client_doom(struct rlmd_client *client, const char *reason);
+void rlmd_client_send(struct rlmd_client *client, const void *msg, const int *fds, unsigned fd_count);
+void rlmd_client_note(struct rlmd_client *client, struct rlm_conn_ref conn, enum rlm_why why, bool again);
+void rlmd_client_named(struct rlmd_client *client, struct rlm_conn_ref conn, enum rlm_why why);
+// Takes text, allocated with malloc. False: a reply is still on its way.
+bool rlmd_client_reply(struct rlmd_client *client, char *text);
+bool rlmd_client_is_admin(const struct rlmd_client *client);
+
+#endif

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Values are strings to the parser and checked here, so that every complaint names what is allowed.
+#include "config.h"
+
+#include <confuse.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "rlm/layout.h"
+
+#define KEYS "group, ring_size, slots, memory_per_link, memory_per_process, memory_total, offers_per_process, idle_time"
+
+// libconfuse reports through a callback without a user pointer.
+static struct {
+	char *text;
+	size_t size;
+} complaint;
+
+static void complain(cfg_t *cfg, const char *format, va_list ap)
+{
+	char what[512];
+	const char *allowed = "";
+
+	if (!complaint.text || complaint.text[0])
+		return; // the first one is the cause
+	vsnprintf(what, sizeof(what), format, ap);
+	if (strncmp(what, "no such option", 14) == 0)
+		allowed = strcmp(cfg_name(cfg), "group") == 0 ? "; allowed in a group: domain" : "; allowed: " KEYS;
+	snprintf(complaint.text, complaint.size, "%s:%d: %s%s", cfg->filename ? cfg->filename : "?", cfg->line, what,
+		 allowed);
+}
+
+static const struct {
+	const char *suffix;
+	uint64_t unit;
+} units[] = {{"", 1},	       {"K", 1 << 10}, {"KiB", 1 << 10}, {"M", 1 << 20},
+	     {"MiB", 1 << 20}, {"G", 1 << 30}, {"GiB", 1 << 30}};
+
+static int size_parse(const char *text, uint64_t *value)
+{
+	char *end;
+	unsigned long long number;
+
+	if (text[0] < '0' || text[0] > '9')
+		return -EINVAL;
+	errno = 0;
+	number = strtoull(text, &end, 10);
+	if (errno)
+		return -ERANGE;
+	while (*end == ' ')
+		end++;
+	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
+		if (strcmp(end, units[i].suffix) == 0) {
+			if (number > UINT64_MAX / units[i].unit)
+				return -ERANGE;
+			*value = number * units[i].unit;
+			return 0;
+		}
+	return -EINVAL;
+}
+
+static int ring_size_check(cfg_t *cfg, cfg_opt_t *opt)
+{
+	uint64_t size;
+
+	if (size_parse(cfg_opt_getnstr(opt, 0), &size) == 0 && size >= RLM_RING_SIZE_MIN && size <= RLM_RING_SIZE_MAX &&
+	    (size & (size - 1)) == 0)
+		return 0;
+	cfg_error(cfg, "ring_size = \"%s\": must be a power of two from 4K to 64M", cfg_opt_getnstr(opt, 0));
+	return -1;
+}
+
+static int slots_check(cfg_t *cfg, cfg_opt_t *opt)
+{
+	uint64_t number;
+
+	if (size_parse(cfg_opt_getnstr(opt, 0), &number) == 0 && number >= 1 && number <= RLM_SLOTS_MAX)
+		return 0;
+	cfg_error(cfg, "slots = \"%s\": must be a number from 1 to %u", cfg_opt_getnstr(opt, 0), RLM_SLOTS_MAX);
+	return -1;
+}
+
+static int memory_check(cfg_t *cfg, cfg_opt_t *opt)
+{
+	uint64_t size;
+
+	if (size_parse(cfg_opt_getnstr(opt, 0), &size) == 0)
+		return 0;
+	cfg_error(cfg, "%s = \"%s\": must be a number of bytes, as 1048576, 64M or 1G (units K, M, G)",
+		  cfg_opt_name(opt), cfg_opt_getnstr(opt, 0));
+	return -1;
+}
+
+static int offers_check(cfg_t *cfg, cfg_opt_t *opt)
+{
+	uint64_t number;
+
+	if (size_parse(cfg_opt_getnstr(opt, 0), &number) == 0 && number >= 1 && number <= 1 << 20)
+		return 0;
+	cfg_error(cfg, "offers_per_process = \"%s\": must be a number from 1 to 1048576", cfg_opt_getnstr(opt, 0));
+	return -1;
+}
+
+static int seconds_parse(const char *text, double *value)
+{
+	char *end;
+
+	if (text[0] < '0' || text[0] > '9')
+		return -EINVAL;
+	*value = strtod(text, &end);
+	if (*end || !(*value <= 86400))
+		return -EINVAL;
+	return 0;
+}
+
+static int idle_check(cfg_t *cfg, cfg_opt_t *opt)
+{
+	double seconds;
+
+	if (seconds_parse(cfg_opt_getnstr(opt, 0), &seconds) == 0)
+		return 0;
+	cfg_error(cfg, "idle_time = \"%s\": must be seconds from 0 to 86400, as 10 or 0.5", cfg_opt_getnstr(opt, 0));
+	return -1;
+}
+
+static int domain_check(cfg_t *cfg, cfg_opt_t *opt)
+{
+	for (unsigned i = 0; i < cfg_opt_size(opt); i++) {
+		const char *pattern = cfg_opt_getnstr(opt, i);
+
+		if (!pattern || !rlmd_pattern_valid(pattern)) {
+			cfg_error(cfg,
+				  "domain \"%s\": must be \"host\", \"netns:NAME\", \"netns:[INODE]\", "
+				  "\"netns:*\" or \"*\", a '*' only at the end",
+				  pattern ? pattern : "");
+			return -1;
+		}
+	}
+	return 0;
+}
+
+static int group_check(cfg_t *cfg, cfg_opt_t *opt)
+{
+	const char *title = cfg_title(cfg_opt_getnsec(opt, cfg_opt_size(opt) - 1));
+
+	if (title && title[0] && strlen(title) < RLMD_NAME_MAX)
+		return 0;
+	cfg_error(cfg, "group \"%s\": the name must have 1 to %d characters", title ? title : "", RLMD_NAME_MAX - 1);
+	return -1;
+}
+
+void rlmd_config_default(struct rlmd_config *config)
+{
+	*config = (struct rlmd_config){.limits = {.ring_size = 256 << 10,
+						  .slots = 8,
+						  .memory_per_link = 64 << 20,
+						  .memory_per_process = 256 << 20,
+						  .memory_total = 1 << 30,
+						  .offers_per_process = 16384,
+						  .idle_time = 10}};
+}
+
+static uint64_t number_of(cfg_t *cfg, const char *key, uint64_t otherwise)
+{
+	const char *text = cfg_getstr(cfg, key);
+	uint64_t value = otherwise;
+
+	if (text)
+		size_parse(text, &value);
+	return value;
+}
+
+static void limits_take(struct rlmd_limits *limits, cfg_t *cfg)
+{
+	limits->ring_size = (uint32_t)number_of(cfg, "ring_size", limits->ring_size);
+	limits->slots = (uint32_t)number_of(cfg, "slots", limits->slots);
+	limits->memory_per_link = number_of(cfg, "memory_per_link", limits->memory_per_link);
+	limits->memory_per_process = number_of(cfg, "memory_per_process", limits->memory_per_process);
+	limits->memory_total = number_of(cfg, "memory_total", limits->memory_total);
+	limits->offers_per_process = (uint32_t)number_of(cfg, "offers_per_process", limits->offers_per_process);
+	if (cfg_getstr(cfg, "idle_time"))
+		seconds_parse(cfg_getstr(cfg, "idle_time"), &limits->idle_time);
+}
+
+static int groups_take(struct rlmd_groups *groups, cfg_t *cfg)
+{
+	for (unsigned i = 0; i < cfg_size(cfg, "group"); i++) {
+		cfg_t *section = cfg_getnsec(cfg, "group", i);
+
+		for (unsigned j = 0; j < cfg_size(section, "domain"); j++) {
+			const char *owner, *pattern = cfg_getnstr(section, "domain", j);
+			int err = rlmd_groups_add(groups, cfg_title(section), pattern, &owner);
+
+			if (err == -EEXIST)
+				cfg_error(section, "domain \"%s\" is listed twice: group \"%s\" has it already",
+					  pattern, owner);
+			if (err)
+				return err;
+		}
+	}
+	return 0;
+}
+
+static int file_readable(const char *path, char *error, size_t error_size)
+{
+	struct stat st;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	int err = 0;
+
+	if (fd < 0) {
+		err = -errno;
+		snprintf(error, error_size, "%s: %s", path, strerror(errno));
+		return err;
+	}
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
+		snprintf(error, error_size, "%s: not a regular file", path);
+		err = -EINVAL;
+	}
+	close(fd);
+	return err;
+}
+
+static cfg_t *parser_new(void)
+{
+	static cfg_opt_t group_opts[] = {CFG_STR_LIST("domain", NULL, CFGF_NONE), CFG_END()};
+	static cfg_opt_t opts[] = {CFG_SEC("group", group_opts, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
+				   CFG_STR("ring_size", NULL, CFGF_NONE),
+				   CFG_STR("slots", NULL, CFGF_NONE),
+				   CFG_STR("memory_per_link", NULL, CFGF_NONE),
+				   CFG_STR("memory_per_process", NULL, CFGF_NONE),
+				   CFG_STR("memory_total", NULL, CFGF_NONE),
+				   CFG_STR("offers_per_process", NULL, CFGF_NONE),
+				   CFG_STR("idle_time", NULL, CFGF_NONE),
+				   CFG_END()};
+	cfg_t *cfg = cfg_init(opts, CFGF_NONE);
+
+	if (!cfg)
+		return NULL;
+	cfg_set_error_function(cfg, complain);
+	cfg_set_validate_func(cfg, "group", group_check);
+	cfg_set_validate_func(cfg, "group|domain", domain_check);
+	cfg_set_validate_func(cfg, "ring_size", ring_size_check);
+	cfg_set_validate_func(cfg, "slots", slots_check);
+	cfg_set_validate_func(cfg, "memory_per_link", memory_check);
+	cfg_set_validate_func(cfg, "memory_per_process", memory_check);
+	cfg_set_validate_func(cfg, "memory_total", memory_check);
+	cfg_set_validate_func(cfg, "offers_per_process", offers_check);
+	cfg_set_validate_func(cfg, "idle_time", idle_check);
+	return cfg;
+}
+
+int rlmd_config_load(struct rlmd_config *config, const char *path, bool required, char *error, size_t error_size)
+{
+	struct rlmd_config fresh;
+	cfg_t *cfg;
+	int err = file_readable(path, error, error_size);
+
+	rlmd_config_default(&fresh);
+	if (err == -ENOENT && !required) {
+		rlmd_config_deinit(config);
+		*config = fresh;
+		return 0;
+	}
+	if (err)
+		return err;
+	cfg = parser_new();
+	if (!cfg)
+		return -ENOMEM;
+	error[0] = 0;
+	complaint.text = error;
+	complaint.size = error_size;
+	err = cfg_parse(cfg, path) == CFG_SUCCESS ? 0 : -EINVAL;
+	if (err == 0) {
+		limits_take(&fresh.limits, cfg);
+		err = groups_take(&fresh.groups, cfg);
+	}
+	complaint.text = NULL;
+	cfg_free(cfg);
+	if (err) {
+		rlmd_config_deinit(&fresh);
+		if (!error[0])
+			snprintf(error, error_size, "%s: %s", path, strerror(-err));
+		return err;
+	}
+	rlmd_config_deinit(config);
+	*config = fresh;
+	return 0;
+}
+
+void rlmd_config_deinit(struct rlmd_config *config)
+{
+	rlmd_groups_deinit(&config->groups);
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The configuration file, see rlmd.conf(5). Pure but for reading the file.
+#ifndef RLMD_CONFIG_H
+#define RLMD_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "group.h"
+
+#define RLMD_DEFAULT_CONFIG "/etc/rlm/rlmd.conf"
+
+struct rlmd_limits {
+	uint32_t ring_size; // bytes, a power of two
+	uint32_t slots;	    // connections per segment
+	uint64_t memory_per_link;
+	uint64_t memory_per_process;
+	uint64_t memory_total;
+	uint32_t offers_per_process; // connections of one process that may look for their peers at a time
+	double idle_time;	     // seconds after which a segment without connections is dropped
+};
+
+struct rlmd_config {
+	struct rlmd_limits limits;
+	struct rlmd_groups groups;
+};
+
+// What holds without a file.
+void rlmd_config_default(struct rlmd_config *config);
+// Replaces *config by the file's contents; on error leaves it alone and tells in error, "FILE:LINE: what is wrong".
+// A missing file gives the defaults unless it is required. 0 or -errno.
+int rlmd_config_load(struct rlmd_config *config, const char *path, bool required, char *error, size_t error_size);
+void rlmd_config_deinit(struct rlmd_config *config);
+
+#endif

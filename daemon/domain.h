@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Domains of the local role: network namespaces. Known by their cookie, which the kernel never gives twice; named by
+// the file in /run/netns and by the inode, as far as we may see them. "host" is the namespace that rlmd was started in.
+#ifndef RLMD_DOMAIN_H
+#define RLMD_DOMAIN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uthash.h>
+
+#include "group.h"
+
+#define RLMD_NETNS_DIR "/run/netns"
+
+struct rlmd_domain {
+	uint64_t cookie;
+	uint64_t inode; // 0: unknown
+	bool host;
+	unsigned refs;
+	unsigned clients; // processes whose session came from there
+	double looked_up;
+	char name[RLMD_NAME_MAX];	// "host", "netns:NAME", "netns:[INODE]" or "netns:#COOKIE"
+	char inode_name[RLMD_NAME_MAX]; // "netns:[INODE]" or ""
+	UT_hash_handle hh;
+};
+
+struct rlmd_domains {
+	struct rlmd_domain *by_cookie;
+	uint64_t host_cookie;
+};
+
+void rlmd_domains_init(struct rlmd_domains *domains);
+void rlmd_domains_deinit(struct rlmd_domains *domains);
+// The domain that a socket belongs to, with a reference. NULL: not a socket, or out of memory.
+struct rlmd_domain *rlmd_domain_of(struct rlmd_domains *domains, int sock, double now);
+struct rlmd_domain *rlmd_domain_get(struct rlmd_domain *domain);
+void rlmd_domain_put(struct rlmd_domains *domains, struct rlmd_domain *domain);
+const char *rlmd_domain_group(const struct rlmd_domain *domain, const struct rlmd_groups *groups);
+
+#endif

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// rlmd, the broker daemon, see rlmd(8).
+#include <ev.h>
+#include <popt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "broker.h"
+#include "isolate.h"
+#include "log.h"
+#include "server.h"
+
+struct options {
+	const char *socket;
+	const char *config; // NULL: the default one, if it is there
+};
+
+static void usage_error(poptContext context, const char *what, const char *why)
+{
+	fprintf(stderr, "rlmd: %s: %s\nTry 'rlmd --help'.\n", what, why);
+	poptFreeContext(context);
+	exit(2);
+}
+
+static void options_read(struct options *options, int argc, const char **argv)
+{
+	static char *socket_path, *config, *level;
+	static int version, foreground;
+	struct poptOption table[] = {
+	    {"socket", 's', POPT_ARG_STRING, &socket_path, 0,
+	     "listen here (default $RLM_SOCKET or " RLM_DEFAULT_SOCKET ")", "PATH"},
+	    {"config", 'c', POPT_ARG_STRING, &config, 0, "configuration file (default " RLMD_DEFAULT_CONFIG ")",
+	     "FILE"},
+	    {"foreground", 'f', POPT_ARG_NONE, &foreground, 0, "stay in the foreground (always so)", NULL},
+	    {"log", 'l', POPT_ARG_STRING, &level, 0, "error, warn, info (default) or debug", "LEVEL"},
+	    {"version", 'V', POPT_ARG_NONE, &version, 0, "print the version", NULL},
+	    POPT_AUTOHELP POPT_TABLEEND};
+	poptContext context = poptGetContext("rlmd", argc, argv, table, 0);
+	int result = poptGetNextOpt(context);
+
+	if (result < -1)
+		usage_error(context, poptBadOption(context, POPT_BADOPTION_NOALIAS), poptStrerror(result));
+	if (poptPeekArg(context))
+		usage_error(context, poptPeekArg(context), "unexpected argument");
+	if (level && rlmd_log_level(level))
+		usage_error(context, level, "must be error, warn, info or debug");
+	if (version) {
+		printf("rlmd %s\n", RLM_VERSION);
+		exit(0);
+	}
+	options->socket = socket_path;
+	if (!options->socket)
+		options->socket = getenv("RLM_SOCKET");
+	if (!options->socket || !options->socket[0])
+		options->socket = RLM_DEFAULT_SOCKET;
+	options->config = config;
+	poptFreeContext(context);
+}
+
+static int config_read(struct rlmd_broker *broker, const struct options *options)
+{
+	const char *path = options->config ? options->config : RLMD_DEFAULT_CONFIG;
+	char error[1024];
+	int err = rlmd_config_load(&broker->config, path, options->config != NULL, error, sizeof(error));
+
+	broker->config_path = path;
+	if (err)
+		log_error("%s", error);
+	return err;
+}
+
+static void on_stop(struct ev_loop *loop, ev_signal *watcher, int events)
+{
+	ev_break(loop, EVBREAK_ALL);
+}
+
+static void on_reload(struct ev_loop *loop, ev_signal *watcher, int events)
+{
+	struct rlmd_broker *broker = watcher->data;
+	char error[1024];
+
+	if (rlmd_config_load(&broker->config, broker->config_path, false, error, sizeof(error))) {
+		log_error("%s; the configuration stays as it was", error);
+		return;
+	}
+	log_info("configuration read again");
+	rlmd_regroup(broker);
+}
+
+static void serve(struct rlmd_broker *broker, const struct options *options)
+{
+	ev_signal term, interrupt, hangup;
+
+	ev_signal_init(&term, on_stop, SIGTERM);
+	ev_signal_init(&interrupt, on_stop, SIGINT);
+	ev_signal_init(&hangup, on_reload, SIGHUP);
+	hangup.data = broker;
+	ev_signal_start(broker->loop, &term);
+	ev_signal_start(broker->loop, &interrupt);
+	ev_signal_start(broker->loop, &hangup);
+	log_info("ready on %s", options->socket);
+	ev_run(broker->loop, 0);
+	ev_signal_stop(broker->loop, &term);
+	ev_signal_stop(broker->loop, &interrupt);
+	ev_signal_stop(broker->loop, &hangup);
+}
+
+int main(int argc, char **argv)
+{
+	struct options options;
+	struct rlmd_broker broker;
+	struct rlmd_server server;
+	char error[512];
+	int err, status = 1;
+
+	options_read(&options, argc, (const char **)argv);
+	signal(SIGPIPE, SIG_IGN);
+	rlmd_isolate_descriptors();
+	err = rlmd_broker_init(&broker, ev_default_loop(0), &rlmd_backend_local);
+	if (err) {
+		log_error("cannot start: %s", strerror(-err));
+		return 1;
+	}
+	if (config_read(&broker, &options))
+		goto out;
+	if (rlmd_server_init(&server, &broker, options.socket, error, sizeof(error))) {
+		log_error("%s", error);
+		goto out;
+	}
+	err = rlmd_isolate_privileges();
+	if (err)
+		log_warn("cannot give up privileges: %s", strerror(-err));
+	if (!broker.isn)
+		log_info("without CAP_NET_ADMIN: only connections within one network namespace are accelerated");
+	serve(&broker, &options);
+	rlmd_server_deinit(&server);
+	status = 0;
+out:
+	rlmd_broker_deinit(&broker);
+	return status;
+}
