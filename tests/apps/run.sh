@@ -17,7 +17,7 @@ preload=${RLM_PRELOAD:-$build/librlm.so}
 # shellcheck source=tests/apps/lib.sh
 . "$here/lib.sh"
 
-all=(iperf3 redis nginx memcached socat asyncio alone)
+all=(examples iperf3 redis nginx memcached socat asyncio alone)
 [ $# -gt 0 ] || set -- "${all[@]}"
 
 install_packages() {
