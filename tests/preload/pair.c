@@ -301,7 +301,7 @@ static void exchange(int from, int to)
 	assert_that(got == byte);
 }
 
-void pair_offered(struct pair *pair)
+void pair_wait_bound(struct pair *pair)
 {
 	int64_t deadline = now_ms() + 1000;
 	struct rlm_info a, b;
@@ -318,6 +318,12 @@ void pair_offered(struct pair *pair)
 	} while (now_ms() < deadline);
 }
 
+void pair_touch(struct pair *pair)
+{
+	exchange(pair->a, pair->b);
+	exchange(pair->b, pair->a);
+}
+
 // In promote-mid every third pair goes at once, every third waits until its first send will switch, and every third has
 // switched one direction already, so that the cut falls on different places of the tests.
 static void settle_partly(struct pair *pair)
@@ -326,10 +332,12 @@ static void settle_partly(struct pair *pair)
 	case 0:
 		return;
 	case 1:
-		pair_offered(pair);
+		pair_touch(pair);
+		pair_wait_bound(pair);
 		return;
 	default:
-		pair_offered(pair);
+		pair_touch(pair);
+		pair_wait_bound(pair);
 		exchange(pair->a, pair->b);
 		return;
 	}
@@ -349,8 +357,7 @@ void pair_settle(struct pair *pair)
 			describe(pair->b, "b");
 			check_failed(__FILE__, __LINE__, "not promoted after %d ms", DEADLINE_MS);
 		}
-		exchange(pair->a, pair->b);
-		exchange(pair->b, pair->a);
+		pair_touch(pair);
 		nap_ms(1);
 	}
 }

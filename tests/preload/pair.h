@@ -73,7 +73,8 @@ int tcp_socket(int family);
 
 void pair_open(struct pair *pair, int family);
 void pair_settle(struct pair *pair);
-void pair_offered(struct pair *pair); // accelerated states: wait until promotion needs nothing but the next send
+void pair_touch(struct pair *pair);  // a byte each way: librlm sees the connection used and looks for its other end
+void pair_wait_bound(struct pair *pair); // accelerated states, touched: wait until promotion needs nothing but the next send
 void pair_close(struct pair *pair);   // closes what is not -1
 void pair_check_ring(struct pair *pair); // ring states: nothing has left the ring up to here
 void pair_check_used(struct pair *pair, uint64_t bytes); // both directions carried `bytes`; accelerated states: by shared memory too

@@ -183,7 +183,8 @@ static void accepted_inherits(void **state)
 	p.a = listener_connect(listener);
 	p.b = accept(listener, NULL, NULL);
 	close(listener);
-	pair_offered(&p);
+	pair_touch(&p);
+	pair_wait_bound(&p);
 	assert_fails(recv_one(&p.b), EAGAIN);
 	send_text(p.a, "abc");
 	recv_text(p.b, "abc");
