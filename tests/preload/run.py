@@ -41,11 +41,10 @@ class Broker:
         self.socket = os.path.join(directory, "rlmd.sock")
         config = os.path.join(directory, "rlmd.conf")
         with open(config, "w") as f:
-            f.write(f'socket = "{self.socket}"\n')
             if ring_size:
                 f.write(f"ring_size = {ring_size}\n")
         self.log = open(os.path.join(directory, "rlmd.log"), "w+")
-        self.process = subprocess.Popen([os.path.join(build, "rlmd"), "-f", "-c", config], stdin=subprocess.DEVNULL,
+        self.process = subprocess.Popen([os.path.join(build, "rlmd"), "-s", self.socket, "-c", config], stdin=subprocess.DEVNULL,
                                         stdout=self.log, stderr=self.log)
         deadline = time.monotonic() + 10
         while not os.path.exists(self.socket):

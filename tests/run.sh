@@ -1,0 +1,77 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause
+# Builds everything and runs all tests, on a fresh Debian 12, as root or with sudo at hand.
+#
+#   tests/run.sh [PART...]     build unit preload model apps chaos asan tsan; all without one
+#
+# The last line is "N passed, N failed", counted in parts; the exit status is 0 if none failed.
+# RLM_BUILD: the build directory (default: build). CHAOS_SECONDS: how long the chaos test runs (default: 60).
+set -u
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=tests/lib.sh
+. "$root/tests/lib.sh"
+build=${RLM_BUILD:-$root/build}
+export RLM_BUILD=$build
+
+unit() {
+	ctest --test-dir "$build" --output-on-failure
+}
+
+asan_build() {
+	build_in "$build-asan" -DRLM_SANITIZE=address,undefined
+}
+
+# The suite needs the run-time library in front of librlm.so; run.py sees to that. Leaks are the business of the unit tests:
+# a differential test that fails half-way, or a forked child that leaves by _exit(), frees nothing.
+asan_preload() {
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+		"$root/tests/preload/run.py" --build "$build-asan" --states ring,flap
+}
+
+asan_unit() {
+	ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+		ctest --test-dir "$build-asan" --output-on-failure
+}
+
+tsan() {
+	build_in "$build-tsan" -DRLM_SANITIZE=thread &&
+		TSAN_OPTIONS=halt_on_error=1 ctest --test-dir "$build-tsan" -L unit --output-on-failure
+}
+
+wanted() {
+	[ ${#parts[@]} = 0 ] || [[ " ${parts[*]} " == *" $1 "* ]]
+}
+
+all='build unit preload model apps chaos asan tsan'
+parts=("$@")
+for name in "${parts[@]}"; do
+	[[ " $all " == *" $name "* ]] || {
+		echo "run.sh: no such part: $name; there are: $all" >&2
+		exit 2
+	}
+done
+
+# Build as whoever called, so that the files are his; the rest needs root.
+if [ "${RLM_TESTS_BUILT:-}" != yes ]; then
+	install_packages "${build_packages[@]}" "${test_packages[@]}" || exit 1
+	echo "== build in $build"
+	build_in "$build" || exit 1
+	as_root env RLM_TESTS_BUILT=yes RLM_BUILD="$build" "$root/tests/run.sh" "$@"
+	exit
+fi
+
+start=$SECONDS
+wanted unit && part unit unit
+wanted preload && part_script preload "$root/tests/preload/run.py" --build "$build"
+wanted model && part_script model "$root/tests/model/run.sh"
+wanted apps && part_script apps "$root/tests/apps/run.sh"
+wanted chaos && part_script chaos "$root/tests/chaos/run.sh" "${CHAOS_SECONDS:-60}"
+if wanted asan; then
+	part asan-build asan_build
+	part asan-unit asan_unit
+	part asan-preload asan_preload
+fi
+wanted tsan && part tsan tsan
+echo "All in $((SECONDS - start)) s."
+summary
