@@ -11,39 +11,20 @@ build=${RLM_BUILD:-$root/build}
 rounds=${1:-3}
 seconds=${2:-3}
 
+# shellcheck source=tests/lib.sh
+. "$root/tests/lib.sh"
+
 die() {
 	echo "demo: $*" >&2
 	exit 1
 }
 
-as_root() {
-	if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
-}
-
-install_packages() {
-	local package missing=()
-
-	for package in build-essential cmake pkg-config libconfuse-dev iproute2 iperf3 jq; do
-		dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-	done
-	[ ${#missing[@]} = 0 ] && return
-	echo "Installing ${missing[*]}"
-	# iperf3 asks whether it shall run as a service: it shall not.
-	as_root apt-get update -qq
-	as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-}
-
 # First half, as the user who called: packages and build. Second half, as root: namespaces.
 if [ "${RLM_DEMO_BUILT:-}" != yes ]; then
 	[ "$(id -u)" = 0 ] || command -v sudo >/dev/null || die "needs root or sudo"
-	install_packages
+	install_packages "${build_packages[@]}" iproute2 iperf3 jq || die "packages cannot be installed"
 	echo "Building in $build"
-	log=$(mktemp)
-	if ! { cmake -S "$root" -B "$build" && cmake --build "$build" -j"$(nproc)"; } >"$log" 2>&1; then
-		tail -n 40 "$log" >&2
-		die "the build failed; all of its output is in $log"
-	fi
-	rm -f "$log"
+	build_in "$build" || die "the build failed"
 	as_root env RLM_DEMO_BUILT=yes RLM_BUILD="$build" "$root/examples/demo.sh" "$rounds" "$seconds"
 	exit
 fi
@@ -154,10 +135,10 @@ proof() {
 		+ "\((.tx_bytes_ring + .rx_bytes_ring) / 1e6 | floor) MB by ring, \((.tx_bytes_plain + .rx_bytes_plain) / 1e6 * 10 | round / 10) MB by TCP"' \
 		"$work/connections.json"
 	ctl stats --json >"$work/stats.json"
-	jq -r '"  broker, all \('"$rounds"') runs: \(.tx_bytes_ring / 1e6 | floor) MB sent by ring, "
-		+ "\(.tx_bytes_plain / 1e6 * 10 | round / 10) MB by TCP"' "$work/stats.json"
+	jq -r '"  broker, all '"$rounds"' runs: \(.counters.matches) connections joined; \(.totals.tx_bytes_ring / 1e6 | floor) MB sent by ring, "
+		+ "\(.totals.tx_bytes_plain / 1e6 * 10 | round / 10) MB by TCP"' "$work/stats.json"
 	echo "  kernel, last run: iperf3 received $(megabytes "$moved") MB; the network between the namespaces carried $(megabytes "$wire") MB"
-	[ "$(jq '.tx_bytes_ring > 10 * .tx_bytes_plain and .tx_bytes_ring > 1e6' "$work/stats.json")" = true ] ||
+	[ "$(jq '.totals | .tx_bytes_ring > 10 * .tx_bytes_plain and .tx_bytes_ring > 1e6' "$work/stats.json")" = true ] ||
 		die "most bytes did not go through shared memory"
 }
 

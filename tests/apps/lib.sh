@@ -63,6 +63,11 @@ setup() {
 	done
 }
 
+# The run-time library of a sanitizer that FILE was built with; it must come first in LD_PRELOAD.
+sanitizer_library() {
+	ldd "$1" 2>/dev/null | sed -n 's/.*=> \(\/.*lib[at]san[^ ]*\).*/\1/p' | head -n 1
+}
+
 # Ends what runs in our two namespaces. Nobody else's processes can be in there.
 end_all() {
 	local ns pid signal
@@ -264,7 +269,7 @@ counters() {
 	local file=$work/row-preloaded/stats.json
 	accelerated=- ring=- plain=-
 	[ -s "$file" ] || return 0
-	read -r accelerated ring plain < <(jq -r '"\(.promoted // 0) \((.tx_bytes_ring // 0)) \((.tx_bytes_plain // 0))"' "$file") || true
+	read -r accelerated ring plain < <(jq -r '.totals // error("no totals") | "\(.promoted) \(.tx_bytes_ring) \(.tx_bytes_plain)"' "$file") || true
 	# Both ends know of an accelerated connection.
 	[ "$accelerated" = - ] || accelerated=$(((accelerated + 1) / 2))
 }

@@ -86,6 +86,7 @@ wrk_run() {
 wrk_1k() { wrk_run 1k 1000000; }
 wrk_100k() { wrk_run 100k 100000000; }
 
+[ "${1:-}" != --functions ] || return 0
 row "nginx, curl 200 MB" ring nginx_curl
 row "nginx, curl 100 files, keep-alive" ring nginx_curl_many
 nginx -V 2>&1 | grep -q http_dav && row "nginx, curl upload 200 MB" ring nginx_put

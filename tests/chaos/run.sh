@@ -40,8 +40,11 @@ for ns in "$servers" "$clients"; do
 	ip -n "$ns" link set veth0 up
 done
 
-"$build/chaos" --build "$build" --seconds "$seconds" --seed "$seed" --netns "$servers,$clients" \
-	${RLM_PRELOAD:+--preload "$RLM_PRELOAD"} "$@" &
+# A sanitizer's run-time library must come first in LD_PRELOAD.
+sanitizer=$(ldd "$build/librlm.so" 2>/dev/null | sed -n 's/.*=> \(\/.*lib[at]san[^ ]*\).*/\1/p' | head -n 1)
+preload=${RLM_PRELOAD:-${sanitizer:+$sanitizer }$build/librlm.so}
+
+"$build/chaos" --build "$build" --seconds "$seconds" --seed "$seed" --netns "$servers,$clients" --preload "$preload" "$@" &
 pid=$!
 status=0
 wait "$pid" || status=$?
