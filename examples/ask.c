@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// A program that asks what carries its own socket, by the one header rlm.h: no library to link, and it works without librlm, too.
+// A program that asks what carries its own socket, by the one header rlm.h: no library to link, and it works without
+// librlm, too.
 //
 //   cc -O2 -I include -o ask examples/ask.c
 //   ./ask 127.0.0.1 7000                                           an echo server is at the other end
@@ -22,14 +23,16 @@ static void tell(int fd, const char *when)
 		exit(1);
 	}
 	printf("%-22s sends by %s, receives by %s (%s); by ring %llu + %llu bytes, by TCP %llu + %llu\n", when,
-	       info.tx_carrier == RLM_CARRIER_RING ? "ring" : "TCP", info.rx_carrier == RLM_CARRIER_RING ? "ring" : "TCP",
-	       rlm_why_words(info.why), (unsigned long long)info.tx_bytes_ring, (unsigned long long)info.rx_bytes_ring,
+	       info.tx_carrier == RLM_CARRIER_RING ? "ring" : "TCP",
+	       info.rx_carrier == RLM_CARRIER_RING ? "ring" : "TCP", rlm_why_words(info.why),
+	       (unsigned long long)info.tx_bytes_ring, (unsigned long long)info.rx_bytes_ring,
 	       (unsigned long long)info.tx_bytes_plain, (unsigned long long)info.rx_bytes_plain);
 }
 
 int main(int argc, char **argv)
 {
-	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)(argc > 2 ? atoi(argv[2]) : 7000))};
+	struct sockaddr_in address = {.sin_family = AF_INET,
+				      .sin_port = htons((uint16_t)(argc > 2 ? atoi(argv[2]) : 7000))};
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 	char message[1000] = {0};
 

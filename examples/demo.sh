@@ -5,6 +5,7 @@
 #
 #   examples/demo.sh [ROUNDS [SECONDS]]      3 rounds of 3 seconds by default
 set -euo pipefail
+export LC_ALL=C
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=${RLM_BUILD:-$root/build}

@@ -7,6 +7,7 @@
 # RLM_BUILD: the build directory (default: build). RLM_PRELOAD: what to preload instead of librlm.so alone, for sanitizer builds.
 # RLM_APPS_KEEP=1 keeps the logs. Needs root for its network namespaces.
 set -u
+export LC_ALL=C
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -29,7 +30,7 @@ done
 wanted=(iproute2 jq python3)
 for name in "$@"; do
 	[ -e "$here/$name.sh" ] || die "no such program: $name (there are: ${quick[*]} ${slow[*]})"
-	mapfile -t -O ${#wanted[@]} wanted < <(sed -n 's/^packages=(\(.*\))$/\1/p' "$here/$name.sh" | tr ' ' '\n')
+	mapfile -t -O ${#wanted[@]} wanted < <(sed -n 's/^packages=(\(.*\))$/\1/p' "$here/$name.sh" | tr ' ' '\n' | grep .)
 done
 install_packages "${wanted[@]}" || die "packages cannot be installed: ${wanted[*]}"
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Checked streams through connections that are promoted, demoted, stopped and killed at random, with a broker that dies at random.
+// Checked streams through connections that are promoted, demoted, stopped and killed at random, with a broker that dies
+// at random.
 //
-//   chaos --build DIR [--seconds N] [--seed N] [--netns SERVERS,CLIENTS] [--preload FILES] [--bare] [--quiet]
+//   chaos --build DIR --dir DIR [--seconds N] [--seed N] [--netns SERVERS,CLIENTS] [--preload FILES] [--bare] [--quiet]
 //
-// The supervisor (this file) starts everything and decides, from the seed, what happens next. It fails on the first wrong, lost or
-// doubled byte, on a connection that ends or stands still without a reason, on a worker or broker that dies by itself, and when less than
-// 1,000 switches per minute were made. --bare: without broker and library, to check the test itself.
+// The supervisor (this file) starts everything and decides, from the seed, what happens next. It fails on the first
+// wrong, lost or doubled byte, on a connection that ends or stands still without a reason, on a worker or broker that
+// dies by itself, and when less than 1,000 switches per minute were made. --bare: without broker and library, to check
+// the test itself.
 #include "chaos.h"
 
 #include <errno.h>
@@ -23,28 +25,28 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define PAIRS              3
-#define CONNECTIONS        3
-#define WORKERS            (2 * PAIRS)
-#define HELPERS            8
-#define PATIENCE_MS        20000
+#define PAIRS		   3
+#define CONNECTIONS	   3
+#define WORKERS		   (2 * PAIRS)
+#define HELPERS		   8
+#define PATIENCE_MS	   20000
 #define HELPER_PATIENCE_MS 15000
-#define END_MS             30000
+#define END_MS		   30000
 #define SWITCHES_PER_MIN   1000
 
 const char *const style_names[STYLES] = {"threads", "mixed", "poll", "select", "epoll-level", "epoll-edge"};
 
 struct slot {
-	pid_t pid;           // 0: not running
+	pid_t pid; // 0: not running
 	uint32_t incarnation;
-	uint64_t start_at;   // when not running
-	uint64_t cont_at;    // 0: not stopped
+	uint64_t start_at; // when not running
+	uint64_t cont_at;  // 0: not stopped
 };
 
 static struct {
 	struct board *board;
-	const char *build, *netns[2], *preload;
-	char dir[64], socket[96], config[96], log[96];
+	const char *build, *dir, *netns[2], *preload;
+	char socket[96], config[96], log[96]; // in dir
 	bool bare, quiet;
 	uint64_t seed;
 	struct rng rng;
@@ -68,9 +70,9 @@ static const struct {
 	int client_netns;
 	const char *port;
 } places[PAIRS] = {
-	{"127.0.0.1", "127.0.0.1", 0, "9001"},
-	{"10.79.0.1", "127.0.0.1", 1, "9002"},
-	{"fd79::1", "::1", 1, "9003"},
+    {"127.0.0.1", "127.0.0.1", 0, "9001"},
+    {"10.79.0.1", "127.0.0.1", 1, "9002"},
+    {"fd79::1", "::1", 1, "9003"},
 };
 
 static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -104,10 +106,6 @@ static void kill_all(void)
 		kill(chaos.broker, SIGKILL);
 	while (waitpid(-1, NULL, 0) > 0)
 		;
-	unlink(chaos.socket);
-	unlink(chaos.config);
-	unlink(chaos.log);
-	rmdir(chaos.dir);
 }
 
 static void show_file(const char *path, const char *title)
@@ -130,9 +128,12 @@ static void show_process(pid_t pid)
 	printf("process %d\n", pid);
 	fflush(stdout);
 	if (getenv("CHAOS_GDB"))
-		snprintf(command, sizeof(command), "gdb -q -batch -ex 'thread apply all bt 12' -p %d 2>&1 | grep -E '^(#|Thread)'", pid);
+		snprintf(command, sizeof(command),
+			 "gdb -q -batch -ex 'thread apply all bt 12' -p %d 2>&1 | grep -E '^(#|Thread)'", pid);
 	else
-		snprintf(command, sizeof(command), "for t in /proc/%d/task/*; do echo \"   $(cat $t/comm) $(cat $t/wchan) $(cat $t/syscall)\"; done 2>/dev/null",
+		snprintf(command, sizeof(command),
+			 "for t in /proc/%d/task/*; do echo \"   $(cat $t/comm) $(cat $t/wchan) $(cat $t/syscall)\"; "
+			 "done 2>/dev/null",
 			 pid);
 	if (system(command) < 0)
 		printf("   cannot be looked at\n");
@@ -208,8 +209,8 @@ static void config_write(void)
 
 	if (!file)
 		fail("%s: %s", chaos.config, strerror(errno));
-	fprintf(file, "ring_size = %s\nslots = %d\nidle_time = %s\n", sizes[rng_below(&chaos.rng, 4)], 1 << rng_below(&chaos.rng, 4),
-		rng_below(&chaos.rng, 2) ? "0.2" : "5");
+	fprintf(file, "ring_size = %s\nslots = %d\nidle_time = %s\n", sizes[rng_below(&chaos.rng, 4)],
+		1 << rng_below(&chaos.rng, 4), rng_below(&chaos.rng, 2) ? "0.2" : "5");
 	fclose(file);
 }
 
@@ -281,8 +282,9 @@ static void worker_start(int index)
 		_exit(127);
 	}
 	incarnation->pid = slot->pid;
-	say("start %s of pair %u, %s, flap %llu, %s: pid %d", side == SERVER ? "server" : "client", pair, style_names[incarnation->style],
-	    (unsigned long long)incarnation->flap, eager ? "eager" : "auto", slot->pid);
+	say("start %s of pair %u, %s, flap %llu, %s: pid %d", side == SERVER ? "server" : "client", pair,
+	    style_names[incarnation->style], (unsigned long long)incarnation->flap, eager ? "eager" : "auto",
+	    slot->pid);
 }
 
 static void ctl_start(const char *order, pid_t pid)
@@ -413,7 +415,8 @@ static void reap(void)
 		}
 		slot->pid = 0;
 		fail("worker %d (%s) died by itself: %s %d", chaos.board->incarnation[slot->incarnation].pid,
-		     style_names[chaos.board->incarnation[slot->incarnation].style], WIFSIGNALED(status) ? "signal" : "status",
+		     style_names[chaos.board->incarnation[slot->incarnation].style],
+		     WIFSIGNALED(status) ? "signal" : "status",
 		     WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 	}
 	for (int i = 0; i < HELPERS; i++) {
@@ -545,8 +548,8 @@ static void board_make(void)
 {
 	int fd = memfd_create("chaos-board", 0);
 
-	if (fd < 0 || ftruncate(fd, sizeof(struct board)) < 0 || dup2(fd, BOARD_FD) < 0 || pipe2(chaos.stop_pipe, O_CLOEXEC) < 0 ||
-	    dup2(chaos.stop_pipe[0], STOP_FD) < 0) {
+	if (fd < 0 || ftruncate(fd, sizeof(struct board)) < 0 || dup2(fd, BOARD_FD) < 0 ||
+	    pipe2(chaos.stop_pipe, O_CLOEXEC) < 0 || dup2(chaos.stop_pipe[0], STOP_FD) < 0) {
 		perror("chaos: board");
 		exit(2);
 	}
@@ -560,8 +563,10 @@ static void board_make(void)
 
 static void options(int argc, char **argv)
 {
-	static const struct option longs[] = {{"build", 1, NULL, 'b'}, {"seconds", 1, NULL, 's'}, {"seed", 1, NULL, 'r'}, {"netns", 1, NULL, 'n'},
-					      {"preload", 1, NULL, 'p'}, {"bare", 0, NULL, 'B'}, {"quiet", 0, NULL, 'q'}, {0}};
+	static const struct option longs[] = {
+	    {"build", 1, NULL, 'b'}, {"dir", 1, NULL, 'd'},   {"seconds", 1, NULL, 's'},
+	    {"seed", 1, NULL, 'r'},  {"netns", 1, NULL, 'n'}, {"preload", 1, NULL, 'p'},
+	    {"bare", 0, NULL, 'B'},  {"quiet", 0, NULL, 'q'}, {0}};
 	int c;
 
 	chaos.seconds = 60;
@@ -570,6 +575,9 @@ static void options(int argc, char **argv)
 		switch (c) {
 		case 'b':
 			chaos.build = optarg;
+			break;
+		case 'd':
+			chaos.dir = optarg;
 			break;
 		case 's':
 			chaos.seconds = (unsigned)strtoul(optarg, NULL, 10);
@@ -594,8 +602,8 @@ static void options(int argc, char **argv)
 			exit(2);
 		}
 	}
-	if (!chaos.build || (chaos.netns[0] && !chaos.netns[1])) {
-		fprintf(stderr, "chaos: --build DIR is needed, see the top of chaos.c\n");
+	if (!chaos.build || !chaos.dir || (chaos.netns[0] && !chaos.netns[1])) {
+		fprintf(stderr, "chaos: --build and --dir are needed, see the top of chaos.c\n");
 		exit(2);
 	}
 }
@@ -619,11 +627,6 @@ int main(int argc, char **argv)
 	chaos.rng.state = mix(chaos.seed);
 	printf("seed %llu\n", (unsigned long long)chaos.seed);
 	fflush(stdout);
-	strcpy(chaos.dir, "/tmp/rlm-chaos.XXXXXX");
-	if (!mkdtemp(chaos.dir)) {
-		perror("chaos: /tmp");
-		return 2;
-	}
 	snprintf(chaos.socket, sizeof(chaos.socket), "%s/rlmd.sock", chaos.dir);
 	snprintf(chaos.config, sizeof(chaos.config), "%s/rlmd.conf", chaos.dir);
 	snprintf(chaos.log, sizeof(chaos.log), "%s/rlmd.log", chaos.dir);
@@ -636,8 +639,9 @@ int main(int argc, char **argv)
 	wind_up();
 	report_summary(chaos.board);
 	switches = report_switches(chaos.board);
-	printf("%llu switches; %u demotions and %u promotions ordered, %u workers killed, %u stopped, %u brokers killed\n",
-	       (unsigned long long)switches, chaos.demotes, chaos.promotes, chaos.kills, chaos.stops, chaos.broker_kills);
+	printf(
+	    "%llu switches; %u demotions and %u promotions ordered, %u workers killed, %u stopped, %u brokers killed\n",
+	    (unsigned long long)switches, chaos.demotes, chaos.promotes, chaos.kills, chaos.stops, chaos.broker_kills);
 	kill_all();
 	if (!chaos.bare && switches * 60 < (uint64_t)SWITCHES_PER_MIN * chaos.seconds) {
 		printf("FAILED: less than %u switches\n", SWITCHES_PER_MIN * chaos.seconds / 60);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // What the chaos test's supervisor and its workers share.
 //
-// The supervisor starts pairs of workers, a server and a client each, under librlm.so, and interferes with them and with the broker.
-// A client keeps a few connections to its server. Each direction of a connection carries bytes that follow from a seed and their
-// position, so a receiver knows at once whether a byte is right. What else one end must know of the other (how much was sent, where the
-// stream ends, whether the other end was killed) is on the board, memory that supervisor and workers share, and not in the stream.
+// The supervisor starts pairs of workers, a server and a client each, under librlm.so, and interferes with them and
+// with the broker. A client keeps a few connections to its server. Each direction of a connection carries bytes that
+// follow from a seed and their position, so a receiver knows at once whether a byte is right. What else one end must
+// know of the other (how much was sent, where the stream ends, whether the other end was killed) is on the board,
+// memory that supervisor and workers share, and not in the stream.
 //
 // One record on the board is one connection, written by its two ends. Records are not used twice.
 #ifndef CHAOS_H
@@ -15,12 +16,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BOARD_RECORDS      65536
+#define BOARD_RECORDS	   65536
 #define BOARD_INCARNATIONS 4096
-#define PAIRS_MAX          8
-#define BOARD_FD           200 // where workers find the board
-#define STOP_FD            201 // a pipe that is readable from the moment when workers shall come to an end
-#define HEADER_MAGIC       0x63686130u
+#define PAIRS_MAX	   8
+#define BOARD_FD	   200 // where workers find the board
+#define STOP_FD		   201 // a pipe that is readable from the moment when workers shall come to an end
+#define HEADER_MAGIC	   0x63686130u
 
 enum side {
 	CLIENT,
@@ -29,28 +30,28 @@ enum side {
 
 // How a worker uses its sockets.
 enum style {
-	THREADS,    // two blocking threads per connection
-	MIXED,      // two threads per connection: the sender blocks in send, the receiver in poll
-	POLL,       // one thread, poll
-	SELECT,     // one thread, select
+	THREADS,     // two blocking threads per connection
+	MIXED,	     // two threads per connection: the sender blocks in send, the receiver in poll
+	POLL,	     // one thread, poll
+	SELECT,	     // one thread, select
 	EPOLL_LEVEL, // one thread, level-triggered
-	EPOLL_EDGE, // one thread, edge-triggered
+	EPOLL_EDGE,  // one thread, edge-triggered
 	STYLES,
 };
 extern const char *const style_names[STYLES];
 
 // A direction is numbered by its sender's side.
 struct direction {
-	_Atomic uint64_t sent;     // bytes that send calls accepted
+	_Atomic uint64_t sent;	   // bytes that send calls accepted
 	_Atomic uint64_t received; // bytes received, all of them right
-	_Atomic uint64_t final;    // where the stream ends, plus one; 0: not known yet
-	_Atomic uint64_t moved;    // milliseconds: when one of these last changed
-	_Atomic bool ended;        // the receiver saw the end of the stream
+	_Atomic uint64_t final;	   // where the stream ends, plus one; 0: not known yet
+	_Atomic uint64_t moved;	   // milliseconds: when one of these last changed
+	_Atomic bool ended;	   // the receiver saw the end of the stream
 };
 
 struct end {
 	_Atomic uint32_t incarnation; // of the worker; 0: none yet
-	_Atomic bool abandoned;       // set before this end closes in mid-stream
+	_Atomic bool abandoned;	      // set before this end closes in mid-stream
 	_Atomic bool closed;
 	_Atomic uint8_t tx_carrier; // from here on as rlm_socket_info() told
 	_Atomic uint8_t rx_carrier;
@@ -61,7 +62,7 @@ struct end {
 
 struct record {
 	_Atomic uint64_t seed; // 0: not in use yet
-	uint32_t kills;        // the pair's server_kills when the client began to connect
+	uint32_t kills;	       // the pair's server_kills when the client began to connect
 	struct direction direction[2];
 	struct end end[2];
 };
@@ -80,8 +81,8 @@ struct board {
 	_Atomic bool stop; // no new connections; senders come to their ends
 	_Atomic bool failed;
 	_Atomic uint32_t records;
-	_Atomic uint32_t server_kills[PAIRS_MAX]; // counted before and after each: odd while one is at it
-	char error[512]; // by the first that failed
+	_Atomic uint32_t server_kills[PAIRS_MAX];	    // counted before and after each: odd while one is at it
+	char error[512];				    // by the first that failed
 	struct incarnation incarnation[BOARD_INCARNATIONS]; // [0] is not used
 	struct record record[BOARD_RECORDS];
 };
@@ -145,13 +146,13 @@ struct flow {
 	uint64_t tx_seed, rx_seed;
 	struct rng tx_rng, rx_rng;
 	uint8_t *tx_buffer, *rx_buffer;
-	uint64_t limit;    // the sender ends here
-	uint64_t abandon;  // the receiver gives up here; UINT64_MAX: never
-	size_t tx_left;    // of a message that was accepted in part
+	uint64_t limit;	  // the sender ends here
+	uint64_t abandon; // the receiver gives up here; UINT64_MAX: never
+	size_t tx_left;	  // of a message that was accepted in part
 	unsigned tx_calls, rx_calls;
 	uint64_t tx_until, rx_until; // milliseconds: waits on purpose until then
 	bool tx_ready, rx_ready;     // edge-triggered: the last call was not refused
-	uint32_t interest;           // level-triggered: what epoll was told last
+	uint32_t interest;	     // level-triggered: what epoll was told last
 	_Atomic bool tx_done, rx_done;
 	_Atomic bool broke; // a call returned an error
 };

@@ -171,7 +171,8 @@ static ssize_t send_somehow(struct flow *flow, uint8_t *bytes, size_t size, bool
 		n = sendmmsg(flow->fd, many, 2, flags);
 		// Linux ends at a message that was accepted in part.
 		if (n == 2 && many[0].msg_len < iov[0].iov_len && many[1].msg_len > 0)
-			flow_fail(flow, "sendmmsg sent a second message after part of the first", tx_direction(flow)->sent);
+			flow_fail(flow, "sendmmsg sent a second message after part of the first",
+				  tx_direction(flow)->sent);
 		return n < 0 ? n : (ssize_t)many[0].msg_len + (n == 2 ? (ssize_t)many[1].msg_len : 0);
 	default:
 		if (!wait)
@@ -284,9 +285,12 @@ static enum flow_result receive_end(struct flow *flow, uint64_t position)
 	if (direction->final && position + 1 == direction->final)
 		return FLOW_END;
 	if (!peer_gone(flow))
-		flow_fail(flow, direction->final ? "end of stream too early, bytes lost" : "end of stream though the peer goes on", position);
-	// The peer died or gave up: everything that it had sent, then the end. Only an error excuses less, and the sending thread may be
-	// just about to see it. `sent` is set after the call, so there may be more.
+		flow_fail(flow,
+			  direction->final ? "end of stream too early, bytes lost"
+					   : "end of stream though the peer goes on",
+			  position);
+	// The peer died or gave up: everything that it had sent, then the end. Only an error excuses less, and the
+	// sending thread may be just about to see it. `sent` is set after the call, so there may be more.
 	for (int i = 0; i < 20 && !flow->broke && direction->sent > position; i++)
 		usleep(10000);
 	if (!flow->broke && direction->sent > position)

@@ -15,7 +15,7 @@
 #define FLOWS_MAX 64
 #define CALLS_MAX 16 // of one direction before the others have their turn
 
-#define WANT_IN  1u
+#define WANT_IN	 1u
 #define WANT_OUT 2u
 
 struct loop {
@@ -67,7 +67,8 @@ static void loop_add(struct loop *loop, uint32_t record, int fd)
 // What this flow waits for now, given the time.
 static unsigned flow_wants(const struct flow *flow, uint64_t now)
 {
-	return (!flow->rx_done && now >= flow->rx_until ? WANT_IN : 0) | (!flow->tx_done && now >= flow->tx_until ? WANT_OUT : 0);
+	return (!flow->rx_done && now >= flow->rx_until ? WANT_IN : 0) |
+	       (!flow->tx_done && now >= flow->tx_until ? WANT_OUT : 0);
 }
 
 // Milliseconds until a wait on purpose ends, -1 without one; 0 when an edge was seen and not used up.
@@ -79,7 +80,8 @@ static int loop_timeout(struct loop *loop, uint64_t now)
 		const struct flow *flow = loop->flow[i];
 		unsigned wants = flow_wants(flow, now);
 
-		if (loop_edge(loop) && (((wants & WANT_IN) && flow->rx_ready) || ((wants & WANT_OUT) && flow->tx_ready)))
+		if (loop_edge(loop) &&
+		    (((wants & WANT_IN) && flow->rx_ready) || ((wants & WANT_OUT) && flow->tx_ready)))
 			return 0;
 		if (!flow->rx_done && flow->rx_until > now && flow->rx_until < first)
 			first = flow->rx_until;
@@ -103,8 +105,9 @@ static void wait_poll(struct loop *loop, uint64_t now)
 	for (unsigned i = 0; i < loop->count; i++) {
 		unsigned wants = flow_wants(loop->flow[i], now);
 
-		pfds[n++] = (struct pollfd){.fd = wants ? loop->flow[i]->fd : -1,
-					    .events = (short)((wants & WANT_IN ? POLLIN : 0) | (wants & WANT_OUT ? POLLOUT : 0))};
+		pfds[n++] = (struct pollfd){
+		    .fd = wants ? loop->flow[i]->fd : -1,
+		    .events = (short)((wants & WANT_IN ? POLLIN : 0) | (wants & WANT_OUT ? POLLOUT : 0))};
 	}
 	pfds[n++] = (struct pollfd){.fd = loop->stopping ? -1 : STOP_FD, .events = POLLIN};
 	pfds[n++] = (struct pollfd){.fd = loop->stopping ? -1 : loop->listener, .events = POLLIN};
@@ -167,7 +170,8 @@ static void epoll_update(struct loop *loop, uint64_t now)
 		struct flow *flow = loop->flow[i];
 		unsigned wants = flow_wants(flow, now);
 		struct epoll_event event = {.data.ptr = flow,
-					    .events = (wants & WANT_IN ? (uint32_t)EPOLLIN : 0) | (wants & WANT_OUT ? (uint32_t)EPOLLOUT : 0)};
+					    .events = (wants & WANT_IN ? (uint32_t)EPOLLIN : 0) |
+						      (wants & WANT_OUT ? (uint32_t)EPOLLOUT : 0)};
 
 		if (event.events == flow->interest)
 			continue;

@@ -22,19 +22,24 @@ static void report_end(const struct board *board, const struct record *record, e
 {
 	const struct end *end = &record->end[side];
 	const struct incarnation *incarnation = &board->incarnation[end->incarnation];
-	const char *state = !end->incarnation ? "not there yet" : incarnation->killed ? "killed" : end->closed ? "closed" : "open";
+	const char *state = !end->incarnation	  ? "not there yet"
+			    : incarnation->killed ? "killed"
+			    : end->closed	  ? "closed"
+						  : "open";
 
 	printf("   %s: %s", side == CLIENT ? "client" : "server", state);
 	if (end->incarnation)
 		printf(", pid %d, %s, flap %llu, sends by %s, receives by %s (%s), %u switches", incarnation->pid,
-		       style_names[incarnation->style], (unsigned long long)incarnation->flap, end->tx_carrier ? "ring" : "TCP",
-		       end->rx_carrier ? "ring" : "TCP", rlm_why_words(end->why), end->switches);
+		       style_names[incarnation->style], (unsigned long long)incarnation->flap,
+		       end->tx_carrier ? "ring" : "TCP", end->rx_carrier ? "ring" : "TCP", rlm_why_words(end->why),
+		       end->switches);
 	printf("%s\n", end->abandoned ? ", gave up" : "");
 }
 
 static void report_direction(const struct direction *direction, const char *name)
 {
-	printf("   %s: sent %llu, received %llu", name, (unsigned long long)direction->sent, (unsigned long long)direction->received);
+	printf("   %s: sent %llu, received %llu", name, (unsigned long long)direction->sent,
+	       (unsigned long long)direction->received);
 	if (direction->final)
 		printf(", ends at %llu", (unsigned long long)direction->final - 1);
 	if (direction->ended)
@@ -84,18 +89,22 @@ void report_summary(const struct board *board)
 		completed += record->direction[0].ended && record->direction[0].final && record->direction[1].ended &&
 			     record->direction[1].final;
 		bytes += record->direction[0].received + record->direction[1].received;
-		ring += record->end[0].ring_bytes > record->end[1].ring_bytes ? record->end[0].ring_bytes : record->end[1].ring_bytes;
+		ring += record->end[0].ring_bytes > record->end[1].ring_bytes ? record->end[0].ring_bytes
+									      : record->end[1].ring_bytes;
 	}
-	printf("%llu connections, %llu of them to both ends of stream; %.1f MB received and right, %.1f MB of them by ring\n",
+	printf("%llu connections, %llu of them to both ends of stream; %.1f MB received and right, %.1f MB of them by "
+	       "ring\n",
 	       (unsigned long long)used, (unsigned long long)completed, (double)bytes / 1e6, (double)ring / 1e6);
 }
 
-// A direction stands still when neither its sender nor its receiver did anything though one of them is alive and not done.
+// A direction stands still when neither its sender nor its receiver did anything though one of them is alive and not
+// done.
 static bool direction_stuck(const struct board *board, const struct record *record, enum side sender, uint64_t limit)
 {
 	const struct direction *direction = &record->direction[sender];
 	bool receiver_waits = end_live(board, &record->end[!sender]) && !direction->ended;
-	bool sender_works = end_live(board, &record->end[sender]) && !direction->final && !record->end[sender].abandoned;
+	bool sender_works =
+	    end_live(board, &record->end[sender]) && !direction->final && !record->end[sender].abandoned;
 
 	return (receiver_waits || sender_works) && direction->moved + limit < now_ms();
 }
@@ -107,7 +116,8 @@ long report_stuck(const struct board *board, uint64_t patience_ms)
 
 		if (!record->direction[0].moved || !record->direction[1].moved)
 			continue;
-		if (direction_stuck(board, record, CLIENT, patience_ms) || direction_stuck(board, record, SERVER, patience_ms))
+		if (direction_stuck(board, record, CLIENT, patience_ms) ||
+		    direction_stuck(board, record, SERVER, patience_ms))
 			return i;
 	}
 	return -1;

@@ -15,6 +15,7 @@ seed=${2:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
 shift $(($# > 2 ? 2 : $#))
 servers=rlm-chaos-$$-s
 clients=rlm-chaos-$$-c
+work=$(mktemp -d /tmp/rlm-chaos.XXXXXX)
 pid=
 
 cleanup() {
@@ -23,6 +24,7 @@ cleanup() {
 	wait
 	ip netns del "$servers" 2>/dev/null || true
 	ip netns del "$clients" 2>/dev/null || true
+	rm -rf "$work"
 }
 trap cleanup EXIT
 trap 'exit 130' INT
@@ -44,7 +46,7 @@ done
 sanitizer=$(ldd "$build/librlm.so" 2>/dev/null | sed -n 's/.*=> \(\/.*lib[at]san[^ ]*\).*/\1/p' | head -n 1)
 preload=${RLM_PRELOAD:-${sanitizer:+$sanitizer }$build/librlm.so}
 
-"$build/chaos" --build "$build" --seconds "$seconds" --seed "$seed" --netns "$servers,$clients" --preload "$preload" "$@" &
+"$build/chaos" --build "$build" --dir "$work" --seconds "$seconds" --seed "$seed" --netns "$servers,$clients" --preload "$preload" "$@" &
 pid=$!
 status=0
 wait "$pid" || status=$?

@@ -81,8 +81,10 @@ int worker_accept(struct worker *worker, int listener, uint32_t *record)
 		close(fd);
 		return -1;
 	}
-	if (header.magic != HEADER_MAGIC || header.record >= BOARD_RECORDS || !worker->board->record[header.record].seed)
-		worker_fail(worker->board, "a connection begins with wrong bytes: %08x %08x", header.magic, header.record);
+	if (header.magic != HEADER_MAGIC || header.record >= BOARD_RECORDS ||
+	    !worker->board->record[header.record].seed)
+		worker_fail(worker->board, "a connection begins with wrong bytes: %08x %08x", header.magic,
+			    header.record);
 	*record = header.record;
 	return fd;
 }
