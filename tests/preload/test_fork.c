@@ -1,0 +1,709 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Processes that share a connection: fork, vfork, posix_spawn, system, exec, descriptor passing.
+#include "pair.h"
+
+#include <spawn.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+
+extern char **environ;
+
+static void child_uses(void **state)
+{
+	struct pair *p = *state;
+	pid_t child = fork();
+
+	if (child == 0) {
+		for (int i = 0; i < 50; i++) {
+			recv_text(p->b, "to child");
+			send_text(p->b, "from child");
+		}
+		_exit(0);
+	}
+	for (int i = 0; i < 50; i++) {
+		send_text(p->a, "to child");
+		recv_text(p->a, "from child");
+	}
+	child_finish(child);
+	// The parent's end is where the child left it.
+	send_text(p->a, "to parent");
+	recv_text(p->b, "to parent");
+	send_text(p->b, "from parent");
+	recv_text(p->a, "from parent");
+}
+
+// Bytes sent before the fork are received after it, by either.
+static void unread_over_fork(void **state)
+{
+	struct pair *p = *state;
+	pid_t child;
+
+	send_text(p->a, "first");
+	send_text(p->a, "second");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	child = fork();
+	if (child == 0) {
+		recv_text(p->b, "first");
+		_exit(0);
+	}
+	child_finish(child);
+	recv_text(p->b, "second");
+	send_text(p->b, "third");
+	child = fork();
+	if (child == 0) {
+		recv_text(p->a, "third");
+		send_text(p->a, "fourth");
+		_exit(0);
+	}
+	child_finish(child);
+	recv_text(p->b, "fourth");
+}
+
+// The fork server: the child takes the connection over, the parent closes it.
+static void child_takes_over(void **state)
+{
+	int listener = listener_open(*(int *)*state);
+
+	for (int i = 0; i < 10; i++) {
+		int client = listener_connect(listener), server = accept(listener, NULL, NULL);
+		pid_t child;
+
+		if (i % 2) {
+			struct pair p = {client, server, *(int *)*state};
+			pair_settle(&p);
+		}
+		child = fork();
+		if (child == 0) {
+			char buffer[3000];
+			ssize_t got;
+
+			close(client);
+			close(listener);
+			while ((got = read(server, buffer, sizeof(buffer))) > 0)
+				assert_returns(write(server, buffer, got), got);
+			assert_returns(got, 0);
+			_exit(0);
+		}
+		close(server);
+		for (uint64_t at = 0; at < 50000; at += 1000) {
+			send_pattern(client, i, at, 1000);
+			recv_pattern(client, i, at, 1000);
+		}
+		assert_returns(shutdown(client, SHUT_WR), 0);
+		recv_end(client);
+		close(client);
+		child_finish(child);
+	}
+	close(listener);
+}
+
+// The other way round: the parent keeps it, the child only closes its copy.
+static void child_closes(void **state)
+{
+	struct pair *p = *state;
+
+	for (int i = 0; i < 5; i++) {
+		pid_t child = fork();
+
+		if (child == 0) {
+			close(p->a);
+			close(p->b);
+			_exit(0);
+		}
+		send_text(p->a, "abc");
+		recv_text(p->b, "abc");
+		child_finish(child);
+		// The child's close is not the end.
+		assert_that(!wait_for(p->b, POLLIN, 5));
+		assert_that(!wait_for(p->a, POLLIN, 5));
+		send_text(p->b, "def");
+		recv_text(p->a, "def");
+	}
+}
+
+// As long as a child has the socket open, the peer sees no end.
+static void child_holds_open(void **state)
+{
+	struct pair *p = *state;
+	int gate[2];
+	pid_t child;
+	char byte;
+
+	assert_returns(pipe(gate), 0);
+	child = fork();
+	if (child == 0) {
+		close(gate[1]);
+		close(p->a);
+		assert_returns(read(gate[0], &byte, 1), 0);
+		_exit(0);
+	}
+	close(gate[0]);
+	send_text(p->b, "abc");
+	assert_returns(close(p->b), 0);
+	p->b = -1;
+	recv_text(p->a, "abc");
+	assert_that(!wait_for(p->a, POLLIN, QUIET_MS));
+	close(gate[1]);
+	recv_end(p->a);
+	child_finish(child);
+}
+
+// A child that dies by a signal with the socket open: the end, or a reset if something was unread.
+static void killed_child(void **state)
+{
+	struct pair *p = *state;
+	pid_t child = fork();
+	int status;
+
+	if (child == 0) {
+		close(p->a);
+		send_text(p->b, "alive");
+		for (;;)
+			pause();
+	}
+	assert_returns(close(p->b), 0);
+	p->b = -1;
+	recv_text(p->a, "alive");
+	kill(child, SIGKILL);
+	assert_returns(waitpid(child, &status, 0), child);
+	recv_end(p->a);
+	recv_end(p->a);
+}
+
+static void dying_peer(int fd, void *arg)
+{
+	send_text(fd, "alive");
+	if (*(int *)arg)
+		recv_text(fd, "12345");
+	kill(getpid(), SIGKILL);
+}
+
+static void killed_peer(void **state)
+{
+	for (int reads = 0; reads < 2; reads++) {
+		struct peer peer;
+		char buffer[8];
+		int status;
+
+		peer_start(&peer, *(int *)*state, dying_peer, &reads);
+		recv_text(peer.fd, "alive");
+		if (reads)
+			send_text(peer.fd, "12345");
+		assert_returns(waitpid(peer.pid, &status, 0), peer.pid);
+		recv_end(peer.fd);
+		assert_returns(send(peer.fd, "x", 1, MSG_NOSIGNAL), 1);
+		assert_that(wait_for(peer.fd, POLLHUP, DEADLINE_MS));
+		assert_fails(send(peer.fd, "x", 1, MSG_NOSIGNAL), EPIPE);
+		assert_returns(recv(peer.fd, buffer, 8, 0), 0);
+		close(peer.fd);
+	}
+}
+
+// Parent and child both send; single sends are not mixed up.
+static void both_send(void **state)
+{
+	struct pair *p = *state;
+	int count[2] = {0};
+	pid_t child = fork();
+
+	if (child == 0) {
+		for (int i = 0; i < 500; i++)
+			assert_returns(send(p->a, "cccccccc", 8, 0), 8);
+		_exit(0);
+	}
+	for (int i = 0; i < 500; i++)
+		assert_returns(send(p->a, "pppppppp", 8, 0), 8);
+	for (int i = 0; i < 1000; i++) {
+		char buffer[8];
+
+		assert_returns(recv(p->b, buffer, 8, MSG_WAITALL), 8);
+		for (int n = 1; n < 8; n++)
+			assert_that(buffer[n] == buffer[0]);
+		count[buffer[0] == 'c']++;
+	}
+	child_finish(child);
+	assert_returns(count[0], 500);
+	assert_returns(count[1], 500);
+	assert_that(!wait_for(p->b, POLLIN, 0));
+}
+
+// Parent and child both receive: every byte is seen once.
+static void both_receive(void **state)
+{
+	struct pair *p = *state;
+	int report[2], mine = 0, theirs = 0;
+	pid_t child;
+	char byte;
+
+	assert_returns(pipe(report), 0);
+	child = fork();
+	if (child == 0) {
+		int count = 0;
+
+		close(p->a);
+		while (recv(p->b, &byte, 1, 0) == 1)
+			count++;
+		assert_returns(write(report[1], &count, sizeof(count)), sizeof(count));
+		_exit(0);
+	}
+	for (int i = 0; i < 1000; i++)
+		send_text(p->a, "x");
+	assert_returns(shutdown(p->a, SHUT_WR), 0);
+	while (recv(p->b, &byte, 1, 0) == 1)
+		mine++;
+	assert_returns(read(report[0], &theirs, sizeof(theirs)), sizeof(theirs));
+	assert_returns(mine + theirs, 1000);
+	child_finish(child);
+	close(report[0]);
+	close(report[1]);
+}
+
+static void serve_forever(int listener)
+{
+	for (;;) {
+		int fd = accept(listener, NULL, NULL);
+		char buffer[2000];
+		ssize_t got;
+
+		if (fd < 0)
+			_exit(1);
+		while ((got = recv(fd, buffer, sizeof(buffer), 0)) > 0)
+			if (send(fd, buffer, got, MSG_NOSIGNAL) != got)
+				_exit(2);
+		close(fd);
+	}
+}
+
+// Children that all accept from one listener.
+static void prefork_server(void **state)
+{
+	int listener = listener_open(*(int *)*state), status;
+	pid_t children[3];
+
+	for (int i = 0; i < 3; i++) {
+		children[i] = fork();
+		if (children[i] == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			serve_forever(listener);
+		}
+	}
+	for (int i = 0; i < 30; i++) {
+		int fd = listener_connect(listener);
+
+		for (uint64_t at = 0; at < 20000; at += 1000) {
+			send_pattern(fd, i, at, 1000);
+			recv_pattern(fd, i, at, 1000);
+		}
+		close(fd);
+	}
+	for (int i = 0; i < 3; i++) {
+		assert_returns(waitpid(children[i], &status, WNOHANG), 0);
+		kill(children[i], SIGKILL);
+		assert_returns(waitpid(children[i], &status, 0), children[i]);
+	}
+	close(listener);
+}
+
+// Children of children.
+static void grandchild(void **state)
+{
+	struct pair *p = *state;
+	pid_t child = fork();
+
+	if (child == 0) {
+		pid_t next = fork();
+
+		if (next == 0) {
+			recv_text(p->b, "to grandchild");
+			send_text(p->b, "from grandchild");
+			_exit(0);
+		}
+		child_finish(next);
+		recv_text(p->b, "to child");
+		send_text(p->b, "from child");
+		_exit(0);
+	}
+	send_text(p->a, "to grandchild");
+	recv_text(p->a, "from grandchild");
+	send_text(p->a, "to child");
+	recv_text(p->a, "from child");
+	child_finish(child);
+	send_text(p->a, "to parent");
+	recv_text(p->b, "to parent");
+}
+
+struct traffic {
+	int from, to;
+	_Atomic bool stop;
+	_Atomic uint64_t moved;
+};
+
+static void *traffic_main(void *arg)
+{
+	struct traffic *t = arg;
+
+	for (; !t->stop; t->moved += 500) {
+		send_pattern(t->from, 6, t->moved, 500);
+		recv_pattern(t->to, 6, t->moved, 500);
+	}
+	return NULL;
+}
+
+// Forks while another thread is inside our calls; the children use other connections.
+static void fork_under_traffic(void **state)
+{
+	struct pair *p = *state;
+	struct traffic t = {.from = p->a, .to = p->b};
+	pthread_t thread;
+
+	assert_returns(pthread_create(&thread, NULL, traffic_main, &t), 0);
+	for (int i = 0; i < 20; i++) {
+		pid_t child = fork();
+
+		if (child == 0) {
+			struct pair q;
+
+			pair_open(&q, p->family);
+			for (int n = 0; n < 10; n++) {
+				send_text(q.a, "abc");
+				recv_text(q.b, "abc");
+			}
+			pair_close(&q);
+			_exit(0);
+		}
+		child_finish(child);
+	}
+	t.stop = true;
+	assert_returns(pthread_join(thread, NULL), 0);
+	assert_that(t.moved > 0);
+}
+
+// A child's new connections are its own affair, and are accelerated like any.
+static void new_connections_in_child(void **state)
+{
+	struct pair *p = *state;
+	pid_t child = fork();
+
+	if (child == 0) {
+		struct pair q;
+
+		pair_open(&q, p->family);
+		pair_settle(&q);
+		send_pattern(q.a, 1, 0, 3000);
+		recv_pattern(q.b, 1, 0, 3000);
+		pair_check_ring(&q);
+		_exit(0);
+	}
+	child_finish(child);
+	send_text(p->a, "abc");
+	recv_text(p->b, "abc");
+}
+
+static void run_shell(struct pair *p, int how, const char *script)
+{
+	char *argv[] = {"sh", "-c", (char *)script, NULL};
+	posix_spawn_file_actions_t actions;
+	int status;
+	pid_t child = -1;
+
+	switch (how) {
+	case 0: // fork and exec
+		child = fork();
+		if (child == 0) {
+			dup2(p->b, 0);
+			dup2(p->b, 1);
+			close(p->a);
+			close(p->b);
+			execv("/bin/sh", argv);
+			_exit(98);
+		}
+		break;
+	case 1: // posix_spawn
+		posix_spawn_file_actions_init(&actions);
+		posix_spawn_file_actions_adddup2(&actions, p->b, 0);
+		posix_spawn_file_actions_adddup2(&actions, p->b, 1);
+		posix_spawn_file_actions_addclose(&actions, p->a);
+		posix_spawn_file_actions_addclose(&actions, p->b);
+		assert_returns(posix_spawn(&child, "/bin/sh", &actions, NULL, argv, environ), 0);
+		posix_spawn_file_actions_destroy(&actions);
+		break;
+	default: // vfork and exec; only calls that may be made after it
+		child = vfork();
+		if (child == 0) {
+			dup2(p->b, 0);
+			dup2(p->b, 1);
+			close(p->a);
+			close(p->b);
+			execve("/bin/sh", argv, environ);
+			_exit(98);
+		}
+	}
+	assert_that(child > 0);
+	assert_returns(waitpid(child, &status, 0), child);
+	assert_that(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+// inetd style: another program has the socket as its standard input and output.
+static void socket_as_standard_streams(void **state)
+{
+	for (int how = 0; how < 3; how++) {
+		struct pair p;
+
+		pair_open(&p, *(int *)*state);
+		pair_settle(&p);
+		send_text(p.a, "question\nrest");
+		run_shell(&p, how, "read line; echo \"answer to $line\"; cat /etc/hostname >/dev/null; echo done");
+		recv_text(p.a, "answer to question\ndone\n");
+		recv_text(p.b, "rest");
+		send_text(p.b, "still open");
+		recv_text(p.a, "still open");
+		send_text(p.a, "both ways");
+		recv_text(p.b, "both ways");
+		pair_close(&p);
+	}
+}
+
+// The same with a program that does not have librlm at all.
+static void into_foreign_program(void **state)
+{
+	for (int how = 0; how < 3; how++) {
+		struct pair p;
+
+		pair_open(&p, *(int *)*state);
+		pair_settle(&p);
+		send_text(p.a, "question\nrest");
+		run_shell(&p, how, "unset LD_PRELOAD; read line; env -u LD_PRELOAD sh -c \"echo foreign answer to $line\"");
+		recv_text(p.a, "foreign answer to question\n");
+		recv_text(p.b, "rest");
+		pair_close(&p);
+	}
+}
+
+// Only the exec'ed program is left with the socket; both directions carry much.
+static void handed_to_exec(void **state)
+{
+	struct pair *p = *state;
+	pid_t child = fork();
+
+	if (child == 0) {
+		dup2(p->b, 0);
+		dup2(p->b, 1);
+		close(p->a);
+		close(p->b);
+		execl("/bin/cat", "cat", NULL);
+		_exit(98);
+	}
+	assert_returns(close(p->b), 0);
+	p->b = -1;
+	for (uint64_t at = 0; at < 300000; at += 3000) {
+		send_pattern(p->a, 1, at, 3000);
+		recv_pattern(p->a, 1, at, 3000);
+	}
+	assert_returns(shutdown(p->a, SHUT_WR), 0);
+	recv_end(p->a);
+	child_finish(child);
+}
+
+static void cloexec_is_kept(void **state)
+{
+	struct pair *p = *state;
+	char script[64];
+
+	assert_returns(fcntl(p->b, F_SETFD, FD_CLOEXEC), 0);
+	snprintf(script, sizeof(script), "test ! -e /proc/self/fd/%d", p->b);
+	assert_returns(system(script), 0);
+	assert_returns(fcntl(p->b, F_SETFD, 0), 0);
+	snprintf(script, sizeof(script), "test -e /proc/self/fd/%d", p->b);
+	assert_returns(system(script), 0);
+	send_text(p->a, "abc");
+	recv_text(p->b, "abc");
+}
+
+// system() and popen() know nothing of the socket; the connection goes on meanwhile and afterwards.
+static void system_and_popen(void **state)
+{
+	struct pair *p = *state;
+	char line[32] = "";
+	FILE *pipe;
+
+	send_text(p->a, "before");
+	assert_returns(system("exit 3") >> 8, 3);
+	recv_text(p->b, "before");
+	pipe = popen("echo hello", "r");
+	assert_that(pipe);
+	send_text(p->b, "during");
+	assert_that(fgets(line, sizeof(line), pipe));
+	assert_bytes(line, "hello\n", 6);
+	assert_returns(pclose(pipe), 0);
+	recv_text(p->a, "during");
+}
+
+// Nothing of the library's leaks into other programs: they see standard streams alone.
+static void no_descriptor_leaks(void **state)
+{
+	struct pair *p = *state;
+
+	assert_returns(fcntl(p->a, F_SETFD, FD_CLOEXEC), 0);
+	assert_returns(fcntl(p->b, F_SETFD, FD_CLOEXEC), 0);
+	assert_returns(system("test \"$(env -u LD_PRELOAD ls /proc/self/fd | tr '\\n' ' ')\" = '0 1 2 3 '"), 0);
+}
+
+static void pass_fd(int channel, int fd)
+{
+	char control[CMSG_SPACE(sizeof(int))] = "", byte = 'f';
+	struct iovec part = {&byte, 1};
+	struct msghdr message = {
+	    .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+	assert_returns(sendmsg(channel, &message, 0), 1);
+}
+
+static int take_fd(int channel)
+{
+	char control[CMSG_SPACE(sizeof(int))], byte;
+	struct iovec part = {&byte, 1};
+	struct msghdr message = {
+	    .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+	int fd;
+
+	assert_returns(recvmsg(channel, &message, 0), 1);
+	assert_that(CMSG_FIRSTHDR(&message));
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
+	return fd;
+}
+
+// To another process, which was forked before the connection was there.
+static void passed_to_process(void **state)
+{
+	int channel[2];
+	struct pair p;
+	pid_t child;
+
+	assert_returns(socketpair(AF_UNIX, SOCK_STREAM, 0, channel), 0);
+	child = fork();
+	if (child == 0) {
+		int fd;
+
+		close(channel[0]);
+		fd = take_fd(channel[1]);
+		for (int i = 0; i < 100; i++) {
+			recv_text(fd, "to receiver");
+			send_text(fd, "from receiver");
+		}
+		recv_end(fd);
+		_exit(0);
+	}
+	close(channel[1]);
+	pair_open(&p, *(int *)*state);
+	pair_settle(&p);
+	send_text(p.a, "to receiver");
+	pass_fd(channel[0], p.b);
+	assert_returns(close(p.b), 0);
+	p.b = -1;
+	recv_text(p.a, "from receiver");
+	for (int i = 0; i < 99; i++) {
+		send_text(p.a, "to receiver");
+		recv_text(p.a, "from receiver");
+	}
+	pair_close(&p);
+	child_finish(child);
+	close(channel[0]);
+}
+
+// To oneself, with bytes on their way.
+static void passed_to_oneself(void **state)
+{
+	struct pair *p = *state;
+	int channel[2], fd;
+
+	assert_returns(socketpair(AF_UNIX, SOCK_STREAM, 0, channel), 0);
+	for (int i = 0; i < 3; i++) {
+		send_text(p->a, "before");
+		pass_fd(channel[0], p->b);
+		if (i == 1) {
+			assert_returns(close(p->b), 0);
+			p->b = -1;
+		}
+		send_text(p->a, "between");
+		fd = take_fd(channel[1]);
+		recv_text(fd, "beforebetween");
+		send_text(fd, "back");
+		recv_text(p->a, "back");
+		if (p->b >= 0)
+			close(p->b);
+		p->b = fd;
+		send_text(p->a, "after");
+		recv_text(p->b, "after");
+	}
+	close(channel[0]);
+	close(channel[1]);
+}
+
+// A descriptor thrown away with its message ends the connection.
+static void passed_and_lost(void **state)
+{
+	struct pair *p = *state;
+	int channel[2];
+
+	assert_returns(socketpair(AF_UNIX, SOCK_STREAM, 0, channel), 0);
+	send_text(p->b, "last words");
+	pass_fd(channel[0], p->b);
+	assert_returns(close(p->b), 0);
+	p->b = -1;
+	recv_text(p->a, "last words");
+	assert_that(!wait_for(p->a, POLLIN, QUIET_MS));
+	close(channel[0]);
+	close(channel[1]);
+	recv_end(p->a);
+}
+
+static void taken_by_pidfd(void **state)
+{
+	struct pair *p = *state;
+	int pidfd = syscall(SYS_pidfd_open, getpid(), 0), fd;
+
+	assert_that(pidfd >= 0);
+	fd = syscall(SYS_pidfd_getfd, pidfd, p->b, 0);
+	assert_that(fd >= 0);
+	send_text(p->a, "abcdef");
+	recv_text(fd, "abc");
+	recv_text(p->b, "def");
+	send_text(fd, "123");
+	send_text(p->b, "456");
+	recv_text(p->a, "123456");
+	close(fd);
+	close(pidfd);
+}
+
+static const struct CMUnitTest tests[] = {
+    TEST_SETTLED(child_uses),
+    TEST_SETTLED(unread_over_fork),
+    TEST_FAMILY(child_takes_over),
+    TEST_SETTLED(child_closes),
+    TEST_SETTLED(child_holds_open),
+    TEST_SETTLED(killed_child),
+    TEST_FAMILY(killed_peer),
+    TEST_SETTLED(both_send),
+    TEST_SETTLED(both_receive),
+    TEST_FAMILY(prefork_server),
+    TEST_SETTLED(grandchild),
+    TEST_SETTLED(fork_under_traffic),
+    TEST_SETTLED(new_connections_in_child),
+    TEST_FAMILY(socket_as_standard_streams),
+    TEST_FAMILY(into_foreign_program),
+    TEST_SETTLED(handed_to_exec),
+    TEST_SETTLED(cloexec_is_kept),
+    TEST_SETTLED(system_and_popen),
+    TEST_SETTLED(no_descriptor_leaks),
+    TEST_FAMILY(passed_to_process),
+    TEST_SETTLED(passed_to_oneself),
+    TEST_SETTLED(passed_and_lost),
+    TEST_SETTLED(taken_by_pidfd),
+};
+
+SUITE_MAIN(tests)

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Full buffers: what was taken arrives, whoever waits is woken, no two writers lock each other out.
+#include "pair.h"
+
+static void fill_and_drain(void **state)
+{
+	struct pair *p = *state;
+
+	for (int i = 0; i < 4; i++) {
+		size_t queued = fill_socket(p->a, i);
+
+		assert_that(queued >= 2048);
+		assert_that(!wait_for(p->a, POLLOUT, 0));
+		drain_socket(p->b, i, 0, queued);
+		assert_that(wait_for(p->a, POLLOUT, DEADLINE_MS));
+	}
+	pair_check_ring(p);
+}
+
+static void both_full(void **state)
+{
+	struct pair *p = *state;
+	size_t ab = fill_socket(p->a, 1), ba = fill_socket(p->b, 2);
+
+	drain_socket(p->b, 1, 0, ab);
+	drain_socket(p->a, 2, 0, ba);
+	send_text(p->a, "and on");
+	recv_text(p->b, "and on");
+	send_text(p->b, "and on");
+	recv_text(p->a, "and on");
+	pair_check_ring(p);
+}
+
+// Full, then the end: all that was taken is delivered.
+static void full_then_shutdown(void **state)
+{
+	struct pair *p = *state;
+	size_t queued = fill_socket(p->a, 1);
+
+	assert_returns(shutdown(p->a, SHUT_WR), 0);
+	recv_pattern(p->b, 1, 0, queued);
+	recv_end(p->b);
+	send_text(p->b, "thanks");
+	recv_text(p->a, "thanks");
+}
+
+static void full_then_close(void **state)
+{
+	struct pair *p = *state;
+	size_t queued = fill_socket(p->a, 1);
+
+	assert_returns(close(p->a), 0);
+	p->a = -1;
+	nap_ms(QUIET_MS);
+	recv_pattern(p->b, 1, 0, queued);
+	recv_end(p->b);
+}
+
+static void exiting_sender(int fd, void *arg)
+{
+	size_t queued = fill_socket(fd, 1);
+	// Its size goes out of band of the stream: the parent reads until the end.
+	assert_returns(write(*(int *)arg, &queued, sizeof(queued)), sizeof(queued));
+}
+
+// The sender's process ends with everything still on its way.
+static void full_then_exit(void **state)
+{
+	struct peer peer;
+	size_t queued;
+	int fds[2];
+
+	assert_returns(pipe(fds), 0);
+	peer_start(&peer, *(int *)*state, exiting_sender, &fds[1]);
+	assert_returns(read(fds[0], &queued, sizeof(queued)), sizeof(queued));
+	child_finish(peer.pid);
+	recv_pattern(peer.fd, 1, 0, queued);
+	recv_end(peer.fd);
+	close(peer.fd);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+struct sender {
+	int fd;
+	uint32_t seed;
+	size_t size;
+};
+
+static int send_it(void *arg)
+{
+	struct sender *s = arg;
+
+	send_pattern(s->fd, s->seed, 0, s->size);
+	return 0;
+}
+
+// A writer that waits for room goes on byte by byte as the reader makes some.
+static void slow_reader(void **state)
+{
+	struct pair *p = *state;
+	struct sender s = {p->a, 5, 6u << 20};
+	struct sleeper sleeper;
+	unsigned char buffer[30011];
+
+	sleeper_start(&sleeper, send_it, &s);
+	for (uint64_t at = 0; at < s.size;) {
+		ssize_t got = recv(p->b, buffer, sizeof(buffer), 0);
+
+		assert_that(got > 0);
+		pattern_check(buffer, 5, at, got);
+		at += got;
+		if (at % 7 == 0)
+			nap_ms(1);
+	}
+	assert_returns(sleeper_join(&sleeper), 0);
+	pair_check_ring(p);
+}
+
+// A non-blocking writer takes whatever fits, at every size.
+static void partial_writes(void **state)
+{
+	struct pair *p = *state;
+	size_t size = 9u << 20, sent = 0, got = 0;
+	unsigned char *data = malloc(size), buffer[65536];
+
+	assert_that(data);
+	pattern_fill(data, 1, 0, size);
+	while (got < size) {
+		ssize_t n = sent < size ? send(p->a, data + sent, size - sent, MSG_DONTWAIT) : 0;
+
+		if (n > 0)
+			sent += n;
+		else
+			assert_that(n == 0 || errno == EAGAIN);
+		n = recv(p->b, buffer, sizeof(buffer), MSG_DONTWAIT);
+		if (n > 0) {
+			pattern_check(buffer, 1, got, n);
+			got += n;
+		} else
+			assert_that(n == -1 && errno == EAGAIN);
+	}
+	free(data);
+	pair_check_ring(p);
+}
+
+static void small_send_buffer(void **state)
+{
+	struct pair *p = *state;
+	struct sender s = {p->a, 5, 200000};
+	struct sleeper sleeper;
+	int size = 2048;
+
+	assert_returns(setsockopt(p->a, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
+	sleeper_start(&sleeper, send_it, &s);
+	recv_pattern(p->b, 5, 0, s.size);
+	assert_returns(sleeper_join(&sleeper), 0);
+}
+
+// One byte of room at a time.
+static void byte_by_byte_reader(void **state)
+{
+	struct pair *p = *state;
+	size_t queued = fill_socket(p->a, 1);
+	unsigned char byte;
+
+	for (uint64_t at = 0; at < 3000; at++) {
+		assert_returns(recv(p->b, &byte, 1, 0), 1);
+		pattern_check(&byte, 1, at, 1);
+	}
+	recv_pattern(p->b, 1, 3000, queued - 3000);
+	assert_that(!wait_for(p->b, POLLIN, QUIET_MS));
+}
+
+static const struct CMUnitTest tests[] = {
+    TEST_SETTLED(fill_and_drain),
+    TEST_SETTLED(both_full),
+    TEST_SETTLED(full_then_shutdown),
+    TEST_SETTLED(full_then_close),
+    TEST_FAMILY(full_then_exit),
+    TEST_SETTLED(slow_reader),
+    TEST_SETTLED(partial_writes),
+    TEST_SETTLED(small_send_buffer),
+    TEST_SETTLED(byte_by_byte_reader),
+};
+
+SUITE_MAIN(tests)

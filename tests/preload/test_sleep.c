@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Threads that went to sleep before the connection was promoted, or demoted, and must not notice.
+#include "pair.h"
+
+#include <sys/epoll.h>
+#include <sys/select.h>
+
+static int sleep_recv(void *arg)
+{
+	char byte;
+	return recv(*(int *)arg, &byte, 1, MSG_PEEK);
+}
+
+static int sleep_read(void *arg)
+{
+	char byte;
+	return read(*(int *)arg, &byte, 1);
+}
+
+static int sleep_waitall(void *arg)
+{
+	char bytes[2];
+	int got = recv(*(int *)arg, bytes, 2, MSG_WAITALL | MSG_PEEK);
+	return got == 2 ? 1 : got;
+}
+
+static int sleep_poll(void *arg)
+{
+	struct pollfd item = {.fd = *(int *)arg, .events = POLLIN};
+	return poll(&item, 1, -1);
+}
+
+static int sleep_select(void *arg)
+{
+	fd_set set;
+
+	FD_ZERO(&set);
+	FD_SET(*(int *)arg, &set);
+	return select(*(int *)arg + 1, &set, NULL, NULL, NULL);
+}
+
+static int sleep_epoll_mode(int fd, uint32_t mode)
+{
+	int ep = epoll_create1(EPOLL_CLOEXEC), count;
+	struct epoll_event event = {.events = EPOLLIN | mode};
+
+	epoll_ctl(ep, EPOLL_CTL_ADD, fd, &event);
+	count = epoll_wait(ep, &event, 1, -1);
+	if (count == 1 && event.events != EPOLLIN)
+		count = -2;
+	close(ep);
+	return count;
+}
+
+static int sleep_epoll(void *arg)
+{
+	return sleep_epoll_mode(*(int *)arg, 0);
+}
+
+static int sleep_epoll_edge(void *arg)
+{
+	return sleep_epoll_mode(*(int *)arg, EPOLLET);
+}
+
+static int sleep_epoll_oneshot(void *arg)
+{
+	return sleep_epoll_mode(*(int *)arg, EPOLLONESHOT);
+}
+
+static int sleep_epoll_nested(void *arg)
+{
+	int inner = epoll_create1(EPOLL_CLOEXEC), outer = epoll_create1(EPOLL_CLOEXEC), count;
+	struct epoll_event event = {.events = EPOLLIN};
+
+	epoll_ctl(inner, EPOLL_CTL_ADD, *(int *)arg, &event);
+	epoll_ctl(outer, EPOLL_CTL_ADD, inner, &event);
+	count = epoll_wait(outer, &event, 1, -1);
+	close(inner);
+	close(outer);
+	return count;
+}
+
+static int (*const sleeps[])(void *) = {
+    sleep_recv, sleep_read, sleep_waitall, sleep_poll, sleep_select, sleep_epoll, sleep_epoll_edge, sleep_epoll_oneshot,
+    sleep_epoll_nested,
+};
+#define SLEEPS (int)(sizeof(sleeps) / sizeof(sleeps[0]))
+
+// The connection was used, so it is being matched; the sleeper is inside its call when that ends.
+static void through_promotion(void **state)
+{
+	int family = *(int *)*state;
+
+	for (int i = 0; i < SLEEPS; i++) {
+		struct pair p;
+		struct sleeper sleeper;
+
+		pair_open(&p, family);
+		pair_touch(&p);
+		sleeper_start(&sleeper, sleeps[i], &p.b);
+		pair_wait_bound(&p);
+		assert_that(!sleeper_done(&sleeper, 10));
+		// The first byte after the cut; the other direction is switched too.
+		send_text(p.a, "xy");
+		assert_returns(sleeper_join(&sleeper), 1);
+		recv_text(p.b, sleeps[i] == sleep_read ? "y" : "xy");
+		send_text(p.b, "back");
+		recv_text(p.a, "back");
+		pair_close(&p);
+	}
+}
+
+// Its own direction sends all the time and is switched under the sleeper.
+static void through_promotion_of_the_other_direction(void **state)
+{
+	int family = *(int *)*state;
+
+	for (int i = 0; i < SLEEPS; i++) {
+		struct pair p;
+		struct sleeper sleeper;
+
+		pair_open(&p, family);
+		sleeper_start(&sleeper, sleeps[i], &p.b);
+		for (int n = 0; n < 20; n++) {
+			send_text(p.b, "out");
+			recv_text(p.a, "out");
+			if (n == 10)
+				pair_wait_bound(&p);
+		}
+		assert_that(!sleeper_done(&sleeper, 10));
+		send_text(p.a, "xy");
+		assert_returns(sleeper_join(&sleeper), 1);
+		pair_close(&p);
+	}
+}
+
+// Nothing but the end comes after the promotion.
+static void end_after_promotion(void **state)
+{
+	int family = *(int *)*state;
+
+	for (int i = 3; i < SLEEPS; i++) {
+		struct pair p;
+		struct sleeper sleeper;
+
+		pair_open(&p, family);
+		pair_touch(&p);
+		sleeper_start(&sleeper, sleeps[i], &p.b);
+		pair_wait_bound(&p);
+		assert_returns(shutdown(p.a, SHUT_WR), 0);
+		assert_returns(sleeper_join(&sleeper), 1);
+		recv_end(p.b);
+		pair_close(&p);
+	}
+}
+
+// On the ring when they fall asleep; with demotion and flapping, not for long.
+static void many_times(void **state)
+{
+	struct pair *p = *state;
+
+	for (int round = 0; round < 6; round++)
+		for (int i = 0; i < SLEEPS; i++) {
+			struct sleeper sleeper;
+
+			sleeper_start(&sleeper, sleeps[i], &p->b);
+			send_text(p->b, "out");
+			recv_text(p->a, "out");
+			send_text(p->a, "xy");
+			assert_returns(sleeper_join(&sleeper), 1);
+			recv_text(p->b, sleeps[i] == sleep_read ? "y" : "xy");
+		}
+	pair_check_ring(p);
+}
+
+// One long-lived edge-triggered instance over the whole life of a connection.
+static void one_instance_for_life(void **state)
+{
+	struct pair p;
+	int ep = epoll_create1(EPOLL_CLOEXEC);
+	struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET};
+
+	pair_open(&p, *(int *)*state);
+	assert_returns(epoll_ctl(ep, EPOLL_CTL_ADD, p.b, &event), 0);
+	assert_returns(epoll_wait(ep, &event, 1, DEADLINE_MS), 1);
+	assert_returns(event.events, EPOLLOUT);
+	for (int i = 0; i < 400; i++) {
+		send_text(p.a, "ping");
+		assert_returns(epoll_wait(ep, &event, 1, DEADLINE_MS), 1);
+		assert_returns(event.events, EPOLLIN | EPOLLOUT);
+		recv_text(p.b, "ping");
+		send_text(p.b, "pong");
+		recv_text(p.a, "pong");
+		if (i == 20)
+			pair_wait_bound(&p);
+	}
+	assert_returns(epoll_wait(ep, &event, 1, QUIET_MS), 0);
+	assert_returns(shutdown(p.a, SHUT_WR), 0);
+	assert_returns(epoll_wait(ep, &event, 1, DEADLINE_MS), 1);
+	assert_returns(event.events, EPOLLIN | EPOLLOUT | EPOLLRDHUP);
+	pair_close(&p);
+	close(ep);
+}
+
+struct blocked_sender {
+	int fd;
+	size_t size;
+};
+
+static int send_all_of_it(void *arg)
+{
+	struct blocked_sender *s = arg;
+
+	send_pattern(s->fd, 8, 0, s->size);
+	return 1;
+}
+
+// A sender that waits for room in the kernel's buffers when the promotion comes.
+static void sender_through_promotion(void **state)
+{
+	struct pair p;
+	struct blocked_sender s = {.size = 12u << 20};
+	struct sleeper sleeper;
+
+	pair_open(&p, *(int *)*state);
+	pair_touch(&p);
+	s.fd = p.a;
+	sleeper_start(&sleeper, send_all_of_it, &s);
+	pair_wait_bound(&p);
+	recv_pattern(p.b, 8, 0, s.size);
+	assert_returns(sleeper_join(&sleeper), 1);
+	pair_close(&p);
+}
+
+// Bytes that wait unread, peeked or not, when the cut falls.
+static void unread_at_the_cut(void **state)
+{
+	for (int i = 0; i < 10; i++) {
+		struct pair p;
+		char buffer[16];
+
+		pair_open(&p, *(int *)*state);
+		send_text(p.a, "0123456789");
+		send_text(p.b, "x");
+		recv_text(p.a, "x");
+		assert_that(wait_for(p.b, POLLIN, DEADLINE_MS));
+		if (i % 2)
+			assert_returns(recv(p.b, buffer, 4, MSG_PEEK), 4);
+		pair_wait_bound(&p);
+		send_text(p.a, "abcdefghij");
+		if (i % 3 == 0)
+			assert_returns(recv(p.b, buffer, 4, MSG_PEEK), 4);
+		recv_text(p.b, "0123456789abcdefghij");
+		assert_that(!wait_for(p.b, POLLIN, 0));
+		pair_close(&p);
+	}
+}
+
+static const struct CMUnitTest tests[] = {
+    TEST_FAMILY(through_promotion),
+    TEST_FAMILY(through_promotion_of_the_other_direction),
+    TEST_FAMILY(end_after_promotion),
+    TEST_SETTLED(many_times),
+    TEST_FAMILY(one_instance_for_life),
+    TEST_FAMILY(sender_through_promotion),
+    TEST_FAMILY(unread_at_the_cut),
+};
+
+SUITE_MAIN(tests)
