@@ -15,8 +15,11 @@
 
 #define KEYS "group, ring_size, slots, memory_per_link, memory_per_process, memory_total, offers_per_process, idle_time"
 
+#define FILE_MAX (1 << 20)
+
 // libconfuse reports through a callback without a user pointer.
 static struct {
+	const char *path;
 	char *text;
 	size_t size;
 } complaint;
@@ -31,8 +34,7 @@ static void complain(cfg_t *cfg, const char *format, va_list ap)
 	vsnprintf(what, sizeof(what), format, ap);
 	if (strncmp(what, "no such option", 14) == 0)
 		allowed = strcmp(cfg_name(cfg), "group") == 0 ? "; allowed in a group: domain" : "; allowed: " KEYS;
-	snprintf(complaint.text, complaint.size, "%s:%d: %s%s", cfg->filename ? cfg->filename : "?", cfg->line, what,
-		 allowed);
+	snprintf(complaint.text, complaint.size, "%s:%d: %s%s", complaint.path, cfg->line, what, allowed);
 }
 
 static const struct {
@@ -144,12 +146,33 @@ static int domain_check(cfg_t *cfg, cfg_opt_t *opt)
 	return 0;
 }
 
+// A domain is in one group. Sections before this one have been checked already.
+static int duplicates_check(cfg_t *cfg, cfg_opt_t *opt, unsigned last)
+{
+	cfg_t *section = cfg_opt_getnsec(opt, last);
+
+	for (unsigned i = 0; i < cfg_size(section, "domain"); i++)
+		for (unsigned j = 0; j <= last; j++) {
+			cfg_t *other = cfg_opt_getnsec(opt, j);
+			unsigned count = j == last ? i : cfg_size(other, "domain");
+
+			for (unsigned k = 0; k < count; k++)
+				if (strcmp(cfg_getnstr(other, "domain", k), cfg_getnstr(section, "domain", i)) == 0) {
+					cfg_error(cfg, "domain \"%s\" is listed twice: group \"%s\" has it already",
+						  cfg_getnstr(section, "domain", i), cfg_title(other));
+					return -1;
+				}
+		}
+	return 0;
+}
+
 static int group_check(cfg_t *cfg, cfg_opt_t *opt)
 {
-	const char *title = cfg_title(cfg_opt_getnsec(opt, cfg_opt_size(opt) - 1));
+	unsigned last = cfg_opt_size(opt) - 1;
+	const char *title = cfg_title(cfg_opt_getnsec(opt, last));
 
 	if (title && title[0] && strlen(title) < RLMD_NAME_MAX)
-		return 0;
+		return duplicates_check(cfg, opt, last);
 	cfg_error(cfg, "group \"%s\": the name must have 1 to %d characters", title ? title : "", RLMD_NAME_MAX - 1);
 	return -1;
 }
@@ -189,16 +212,14 @@ static void limits_take(struct rlmd_limits *limits, cfg_t *cfg)
 
 static int groups_take(struct rlmd_groups *groups, cfg_t *cfg)
 {
+	const char *owner;
+	int err;
+
 	for (unsigned i = 0; i < cfg_size(cfg, "group"); i++) {
 		cfg_t *section = cfg_getnsec(cfg, "group", i);
 
 		for (unsigned j = 0; j < cfg_size(section, "domain"); j++) {
-			const char *owner, *pattern = cfg_getnstr(section, "domain", j);
-			int err = rlmd_groups_add(groups, cfg_title(section), pattern, &owner);
-
-			if (err == -EEXIST)
-				cfg_error(section, "domain \"%s\" is listed twice: group \"%s\" has it already",
-					  pattern, owner);
+			err = rlmd_groups_add(groups, cfg_title(section), cfg_getnstr(section, "domain", j), &owner);
 			if (err)
 				return err;
 		}
@@ -206,22 +227,81 @@ static int groups_take(struct rlmd_groups *groups, cfg_t *cfg)
 	return 0;
 }
 
-static int file_readable(const char *path, char *error, size_t error_size)
+// Skips what begins at *at: a comment or a quoted string. False: nothing of that kind.
+static bool quoted_skip(const char **at, int *line)
+{
+	const char *p = *at;
+	char quote = *p;
+
+	if (*p == '#' || strncmp(p, "//", 2) == 0) {
+		*at = p + strcspn(p, "\n");
+		return true;
+	}
+	if (strncmp(p, "/*", 2) == 0) {
+		for (p += 2; *p && strncmp(p, "*/", 2) != 0; p++)
+			*line += *p == '\n';
+		*at = *p ? p + 2 : p;
+		return true;
+	}
+	if (quote != '"' && quote != '\'')
+		return false;
+	for (p++; *p && *p != quote; p++) {
+		if (*p == '\\' && p[1])
+			p++;
+		*line += *p == '\n';
+	}
+	*at = *p ? p + 1 : p;
+	return true;
+}
+
+// The parser takes the end of the file for a closing brace; we do not: half a file is half a policy.
+static int braces_check(const char *text, const char *path, char *error, size_t error_size)
+{
+	int line = 1, opened[8] = {0};
+	unsigned depth = 0;
+
+	while (*text) {
+		if (quoted_skip(&text, &line))
+			continue;
+		if (*text == '{' && depth < 7)
+			opened[depth++] = line;
+		else if (*text == '}' && depth > 0)
+			depth--;
+		line += *text == '\n';
+		text++;
+	}
+	if (depth == 0)
+		return 0;
+	snprintf(error, error_size, "%s:%d: the '{' in this line has no '}'", path, opened[depth - 1]);
+	return -EINVAL;
+}
+
+// The whole file, terminated. It must be a regular one: others may never end.
+static int file_read(const char *path, char **text, char *error, size_t error_size)
 {
 	struct stat st;
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	int err = 0;
+	ssize_t length = 0;
+	int err = 0, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
-	if (fd < 0) {
+	if (fd < 0 || fstat(fd, &st)) {
 		err = -errno;
 		snprintf(error, error_size, "%s: %s", path, strerror(errno));
-		return err;
-	}
-	if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
-		snprintf(error, error_size, "%s: not a regular file", path);
+	} else if (!S_ISREG(st.st_mode) || st.st_size > FILE_MAX) {
 		err = -EINVAL;
+		snprintf(error, error_size, "%s: must be a regular file of at most %d bytes", path, FILE_MAX);
+	} else {
+		*text = calloc(1, (size_t)st.st_size + 1);
+		if (*text)
+			length = read(fd, *text, (size_t)st.st_size);
+		if (!*text || length < 0) {
+			err = *text ? -errno : -ENOMEM;
+			snprintf(error, error_size, "%s: %s", path, strerror(-err));
+			free(*text);
+			*text = NULL;
+		}
 	}
-	close(fd);
+	if (fd >= 0)
+		close(fd);
 	return err;
 }
 
@@ -254,33 +334,42 @@ static cfg_t *parser_new(void)
 	return cfg;
 }
 
-int rlmd_config_load(struct rlmd_config *config, const char *path, bool required, char *error, size_t error_size)
+static int text_parse(struct rlmd_config *fresh, const char *path, const char *text, char *error, size_t error_size)
 {
-	struct rlmd_config fresh;
-	cfg_t *cfg;
-	int err = file_readable(path, error, error_size);
+	cfg_t *cfg = parser_new();
+	int err;
 
-	rlmd_config_default(&fresh);
-	if (err == -ENOENT && !required) {
-		rlmd_config_deinit(config);
-		*config = fresh;
-		return 0;
-	}
-	if (err)
-		return err;
-	cfg = parser_new();
 	if (!cfg)
 		return -ENOMEM;
-	error[0] = 0;
+	complaint.path = path;
 	complaint.text = error;
 	complaint.size = error_size;
-	err = cfg_parse(cfg, path) == CFG_SUCCESS ? 0 : -EINVAL;
-	if (err == 0) {
-		limits_take(&fresh.limits, cfg);
-		err = groups_take(&fresh.groups, cfg);
+	err = braces_check(text, path, error, error_size);
+	if (!err && cfg_parse_buf(cfg, text) != CFG_SUCCESS)
+		err = -EINVAL;
+	if (!err) {
+		limits_take(&fresh->limits, cfg);
+		err = groups_take(&fresh->groups, cfg);
 	}
 	complaint.text = NULL;
 	cfg_free(cfg);
+	return err;
+}
+
+int rlmd_config_load(struct rlmd_config *config, const char *path, bool required, char *error, size_t error_size)
+{
+	struct rlmd_config fresh;
+	char *text = NULL;
+	int err;
+
+	error[0] = 0;
+	rlmd_config_default(&fresh);
+	err = file_read(path, &text, error, error_size);
+	if (err == -ENOENT && !required)
+		err = 0;
+	else if (!err)
+		err = text_parse(&fresh, path, text, error, error_size);
+	free(text);
 	if (err) {
 		rlmd_config_deinit(&fresh);
 		if (!error[0])
