@@ -114,34 +114,36 @@ static bool finished(const struct ring_end *e)
 		       atomic_load_explicit(&e->bound.rx.mine->tail, memory_order_relaxed);
 }
 
-// Spins, then sleeps, until *word is not `old`. -ECONNRESET when the peer has died.
-static int wait_change(struct ring_end *e, const _Atomic uint64_t *word, uint64_t old, _Atomic uint32_t *budget,
-		       uint32_t bit)
+// One sleep. Each needs a listen of its own: the peer rings once for each, and it may ring for what we have taken already.
+static int sleep_once(struct ring_end *e, const _Atomic uint64_t *word, uint64_t old, uint32_t bit)
 {
 	struct rlm_bound *b = &e->bound;
 	const _Atomic uint32_t *bell = &b->tx.peer->bell;
-	uint32_t seen;
+	uint32_t seen = atomic_load_explicit(bell, memory_order_acquire);
+	uint64_t until = clock_now() + ALIVE_CHECK;
+	struct timespec t = {.tv_sec = (time_t)(until / NS_PER_S), .tv_nsec = (long)(until % NS_PER_S)};
+	int r = 0;
+
+	wake_listen(b, bit);
+	if (atomic_load_explicit(word, memory_order_relaxed) == old && !(bit == RLM_WAIT_RX_FUTEX && finished(e)))
+		r = (int)sys_futex_wait2(bell, seen, &e->conn.events, 0, &t);
+	wake_unlisten(b, bit);
+	return r == -ETIMEDOUT && peer_is_gone(e) ? -ECONNRESET : 0;
+}
+
+// Spins, then sleeps, until *word is not `old` or the stream has ended. -ECONNRESET when the peer has died.
+static int wait_change(struct ring_end *e, const _Atomic uint64_t *word, uint64_t old, _Atomic uint32_t *budget,
+		       uint32_t bit)
+{
 	uint64_t from;
 	int r = 0;
 
 	if (wake_spin(word, old, budget))
 		return 0;
 	from = sys_ticks();
-	seen = atomic_load_explicit(bell, memory_order_acquire);
-	wake_listen(b, bit);
-	while (atomic_load_explicit(word, memory_order_relaxed) == old &&
-	       !(bit == RLM_WAIT_RX_FUTEX && finished(e))) {
-		uint64_t until = clock_now() + ALIVE_CHECK;
-		struct timespec t = {.tv_sec = (time_t)(until / NS_PER_S), .tv_nsec = (long)(until % NS_PER_S)};
-
-		if (sys_futex_wait2(bell, seen, &e->conn.events, 0, &t) == -ETIMEDOUT && peer_is_gone(e)) {
-			r = -ECONNRESET;
-			break;
-		}
-		seen = atomic_load_explicit(bell, memory_order_acquire);
-		atomic_thread_fence(memory_order_seq_cst);
-	}
-	wake_unlisten(b, bit);
+	while (r == 0 && atomic_load_explicit(word, memory_order_relaxed) == old &&
+	       !(bit == RLM_WAIT_RX_FUTEX && finished(e)))
+		r = sleep_once(e, word, old, bit);
 	wake_slept(budget, sys_ticks() - from);
 	return r;
 }
