@@ -122,15 +122,25 @@ err_run:
 	return NULL;
 }
 
+// A peer that still sends to a side that has given up must not wait for room for ever: only close() refuses its data.
+static void close_conns(struct bench_run *run)
+{
+	for (unsigned i = 0; i < run->params->parallel; i++) {
+		if (run->conns[i].fd >= 0)
+			close(run->conns[i].fd);
+		run->conns[i].fd = -1;
+	}
+}
+
 void run_free(struct bench_run *run)
 {
+	if (run->conns)
+		close_conns(run);
 	for (unsigned i = 0; run->conns && i < run->params->parallel; i++) {
 		struct bench_conn *c = &run->conns[i];
 
 		if (c->ring)
 			ring_end_free(c->ring);
-		if (c->fd >= 0)
-			close(c->fd);
 		free(c->tx_buf);
 		free(c->rx_buf);
 	}
@@ -177,6 +187,7 @@ int run_join(struct bench_run *run)
 	for (unsigned i = 0; i < run->worker_count; i++)
 		pthread_join(run->workers[i].thread, NULL);
 	run->cpu = cpu_since(run->cpu);
+	close_conns(run);
 	failed = run_failed(run);
 	return failed ? failed->status : 0;
 }

@@ -2,8 +2,7 @@
 // One side of a test: its connections, its threads, and what they found.
 //
 // Life: run_new(); each connection's descriptor (or ring) is put in place; run_start() makes the threads; run_join() waits
-// for them. Between, run_progress() may be called by one other thread. The run owns the descriptors and closes them
-// in run_free().
+// for them and closes the descriptors, which the run owns.
 #ifndef BENCH_RUN_H
 #define BENCH_RUN_H
 
