@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Ways to the socket that no libc call of ours sees, and options that only the kernel's TCP has: the stream stays whole.
+#include "pair.h"
+
+#include <aio.h>
+#include <linux/filter.h>
+#include <linux/io_uring.h>
+#include <linux/tls.h>
+#include <sys/mman.h>
+
+#ifndef TCP_ULP
+#define TCP_ULP 31
+#endif
+
+// -- stdio --
+
+static void stdio_reads_and_writes(void **state)
+{
+	struct pair *p = *state;
+	int copy = dup(p->b);
+	FILE *in = fdopen(p->b, "r"), *out = fdopen(copy, "w");
+	char line[64];
+
+	assert_that(in && out);
+	for (int i = 0; i < 20; i++) {
+		send_text(p->a, "a line\nanother line\n");
+		assert_that(fgets(line, sizeof(line), in));
+		assert_bytes(line, "a line\n", 7);
+		assert_that(fgets(line, sizeof(line), in));
+		assert_bytes(line, "another line\n", 13);
+		assert_returns(fprintf(out, "answer %d\n", i % 10), 9);
+		assert_returns(fflush(out), 0);
+		snprintf(line, sizeof(line), "answer %d\n", i % 10);
+		recv_text(p->a, line);
+	}
+	assert_returns(fclose(out), 0);
+	assert_that(!wait_for(p->a, POLLIN, 5));
+	assert_returns(shutdown(p->a, SHUT_WR), 0);
+	assert_that(!fgets(line, sizeof(line), in));
+	assert_that(feof(in));
+	assert_returns(fclose(in), 0);
+	p->b = -1;
+	recv_end(p->a);
+}
+
+// Bytes received by recv before and after the stream is opened.
+static void stdio_after_calls(void **state)
+{
+	struct pair *p = *state;
+	char *line = NULL;
+	size_t size = 0;
+	FILE *file;
+
+	send_text(p->a, "first");
+	recv_text(p->b, "first");
+	send_text(p->a, "second\nthird\n");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	file = fdopen(p->b, "r+");
+	assert_that(file);
+	setvbuf(file, NULL, _IONBF, 0);
+	assert_returns(getline(&line, &size, file), 7);
+	assert_bytes(line, "second\n", 7);
+	recv_text(p->b, "third\n");
+	fputs("written\n", file);
+	recv_text(p->a, "written\n");
+	send_text(p->b, "sent");
+	recv_text(p->a, "sent");
+	free(line);
+	fclose(file);
+	p->b = -1;
+	recv_end(p->a);
+}
+
+static void dprintf_writes(void **state)
+{
+	struct pair *p = *state;
+
+	for (int i = 0; i < 20; i++) {
+		assert_returns(dprintf(p->a, "number %d\n", i % 10), 9);
+		send_text(p->a, "and a send\n");
+	}
+	for (int i = 0; i < 20; i++) {
+		char line[32];
+
+		snprintf(line, sizeof(line), "number %d\nand a send\n", i % 10);
+		recv_text(p->b, line);
+	}
+}
+
+// -- asynchronous I/O --
+
+static int aio_wait(struct aiocb *block)
+{
+	const struct aiocb *list[] = {block};
+	struct timespec time = {DEADLINE_MS / 1000, 0};
+
+	assert_returns(aio_suspend(list, 1, &time), 0);
+	assert_returns(aio_error(block), 0);
+	return aio_return(block);
+}
+
+static void posix_aio(void **state)
+{
+	struct pair *p = *state;
+	char buffer[16] = "";
+	struct aiocb in = {.aio_fildes = p->b, .aio_buf = buffer, .aio_nbytes = sizeof(buffer)};
+	struct aiocb out = {.aio_fildes = p->b, .aio_buf = "by aio", .aio_nbytes = 6};
+
+	for (int i = 0; i < 5; i++) {
+		assert_returns(aio_read(&in), 0);
+		send_text(p->a, "hello");
+		assert_returns(aio_wait(&in), 5);
+		assert_bytes(buffer, "hello", 5);
+		assert_returns(aio_write(&out), 0);
+		assert_returns(aio_wait(&out), 6);
+		recv_text(p->a, "by aio");
+	}
+}
+
+struct ring {
+	int fd;
+	unsigned *sq_tail, *sq_mask, *sq_array, *cq_head, *cq_tail, *cq_mask;
+	struct io_uring_sqe *sqes;
+	struct io_uring_cqe *cqes;
+	void *memory;
+	size_t size, sqes_size;
+};
+
+static void *ring_map(int fd, size_t size, off_t offset)
+{
+	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset);
+
+	assert_that(memory != MAP_FAILED);
+	return memory;
+}
+
+static bool ring_open(struct ring *ring)
+{
+	struct io_uring_params params = {0};
+	char *memory;
+
+	ring->fd = syscall(SYS_io_uring_setup, 8, &params);
+	if (ring->fd < 0)
+		return false;
+	assert_that(params.features & IORING_FEAT_SINGLE_MMAP);
+	ring->size = params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe);
+	if (params.sq_off.array + params.sq_entries * sizeof(unsigned) > ring->size)
+		ring->size = params.sq_off.array + params.sq_entries * sizeof(unsigned);
+	ring->sqes_size = params.sq_entries * sizeof(struct io_uring_sqe);
+	ring->memory = memory = ring_map(ring->fd, ring->size, IORING_OFF_SQ_RING);
+	ring->sqes = ring_map(ring->fd, ring->sqes_size, IORING_OFF_SQES);
+	ring->sq_tail = (unsigned *)(memory + params.sq_off.tail);
+	ring->sq_mask = (unsigned *)(memory + params.sq_off.ring_mask);
+	ring->sq_array = (unsigned *)(memory + params.sq_off.array);
+	ring->cq_head = (unsigned *)(memory + params.cq_off.head);
+	ring->cq_tail = (unsigned *)(memory + params.cq_off.tail);
+	ring->cq_mask = (unsigned *)(memory + params.cq_off.ring_mask);
+	ring->cqes = (struct io_uring_cqe *)(memory + params.cq_off.cqes);
+	return true;
+}
+
+static void ring_close(struct ring *ring)
+{
+	munmap(ring->memory, ring->size);
+	munmap(ring->sqes, ring->sqes_size);
+	close(ring->fd);
+}
+
+static void ring_submit(struct ring *ring, int opcode, int fd, void *buffer, unsigned size)
+{
+	unsigned tail = *ring->sq_tail, index = tail & *ring->sq_mask;
+
+	ring->sqes[index] = (struct io_uring_sqe){.opcode = opcode, .fd = fd, .addr = (uintptr_t)buffer, .len = size};
+	if (opcode == IORING_OP_READ || opcode == IORING_OP_WRITE)
+		ring->sqes[index].off = (uint64_t)-1;
+	ring->sq_array[index] = index;
+	__atomic_store_n(ring->sq_tail, tail + 1, __ATOMIC_RELEASE);
+	assert_returns(syscall(SYS_io_uring_enter, ring->fd, 1, 0, 0, NULL, 0), 1);
+}
+
+static int ring_wait(struct ring *ring)
+{
+	unsigned head = *ring->cq_head;
+	int result;
+
+	while (head == __atomic_load_n(ring->cq_tail, __ATOMIC_ACQUIRE))
+		assert_returns(syscall(SYS_io_uring_enter, ring->fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0), 0);
+	result = ring->cqes[head & *ring->cq_mask].res;
+	__atomic_store_n(ring->cq_head, head + 1, __ATOMIC_RELEASE);
+	return result;
+}
+
+// A program that has an io_uring may do anything with its sockets through it.
+static void io_uring(void **state)
+{
+	struct ring ring;
+	struct pair p;
+	char buffer[16];
+
+	if (!ring_open(&ring))
+		skip();
+	pair_open(&p, *(int *)*state);
+	for (int i = 0; i < 50; i++) {
+		ring_submit(&ring, i % 2 ? IORING_OP_RECV : IORING_OP_READ, p.b, buffer, sizeof(buffer));
+		send_text(p.a, "hello");
+		assert_returns(ring_wait(&ring), 5);
+		assert_bytes(buffer, "hello", 5);
+		ring_submit(&ring, i % 2 ? IORING_OP_SEND : IORING_OP_WRITE, p.b, "by ring", 7);
+		assert_returns(ring_wait(&ring), 7);
+		recv_text(p.a, "by ring");
+		send_text(p.b, "by send");
+		recv_text(p.a, "by send");
+	}
+	pair_close(&p);
+	ring_close(&ring);
+}
+
+// The io_uring comes when the connection is on the ring already, with bytes unread.
+static void io_uring_comes_late(void **state)
+{
+	struct pair *p = *state;
+	struct ring ring;
+	char buffer[16];
+
+	send_text(p->a, "unread");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	if (!ring_open(&ring))
+		skip();
+	ring_submit(&ring, IORING_OP_RECV, p->b, buffer, sizeof(buffer));
+	assert_returns(ring_wait(&ring), 6);
+	assert_bytes(buffer, "unread", 6);
+	ring_submit(&ring, IORING_OP_SEND, p->b, "by ring", 7);
+	assert_returns(ring_wait(&ring), 7);
+	send_text(p->b, "by send");
+	recv_text(p->a, "by ringby send");
+	ring_close(&ring);
+}
+
+// -- TCP's own --
+
+static int set_int(int fd, int level, int name, int value)
+{
+	return setsockopt(fd, level, name, &value, sizeof(value));
+}
+
+static void zero_copy(void **state)
+{
+	struct pair *p = *state;
+	static char block[20000];
+	char control[128];
+	struct msghdr message = {.msg_control = control, .msg_controllen = sizeof(control)};
+
+	if (set_int(p->a, SOL_SOCKET, SO_ZEROCOPY, 1) < 0)
+		skip();
+	pattern_fill(block, 1, 0, sizeof(block));
+	send_text(p->a, "before");
+	assert_returns(send(p->a, block, sizeof(block), MSG_ZEROCOPY), sizeof(block));
+	send_text(p->a, "after");
+	recv_text(p->b, "before");
+	recv_pattern(p->b, 1, 0, sizeof(block));
+	recv_text(p->b, "after");
+	// The completion is in the error queue, and poll says so.
+	assert_that(wait_for(p->a, POLLERR, DEADLINE_MS));
+	assert_returns(recvmsg(p->a, &message, MSG_ERRQUEUE), 0);
+	assert_that(message.msg_flags & MSG_ERRQUEUE);
+	assert_that(CMSG_FIRSTHDR(&message));
+}
+
+static void kernel_tls(void **state)
+{
+	struct pair *p = *state;
+	struct tls12_crypto_info_aes_gcm_128 keys = {
+	    .info = {.version = TLS_1_2_VERSION, .cipher_type = TLS_CIPHER_AES_GCM_128}};
+
+	send_text(p->a, "plain");
+	recv_text(p->b, "plain");
+	if (setsockopt(p->a, IPPROTO_TCP, TCP_ULP, "tls", 4) < 0)
+		skip();
+	assert_returns(setsockopt(p->b, IPPROTO_TCP, TCP_ULP, "tls", 4), 0);
+	assert_returns(setsockopt(p->a, SOL_TLS, TLS_TX, &keys, sizeof(keys)), 0);
+	assert_returns(setsockopt(p->b, SOL_TLS, TLS_RX, &keys, sizeof(keys)), 0);
+	for (int i = 0; i < 20; i++) {
+		send_text(p->a, "secret");
+		recv_text(p->b, "secret");
+		send_text(p->b, "plain");
+		recv_text(p->a, "plain");
+	}
+}
+
+// The kernel begins to stamp a moment after the option was set.
+static void timestamps(void **state)
+{
+	struct pair *p = *state;
+	char buffer[8], control[256];
+	struct iovec part = {buffer, 8};
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control};
+	int64_t deadline = now_ms() + DEADLINE_MS;
+
+	assert_returns(set_int(p->b, SOL_SOCKET, SO_TIMESTAMP, 1), 0);
+	do {
+		message.msg_controllen = sizeof(control);
+		send_text(p->a, "abc");
+		assert_returns(recvmsg(p->b, &message, 0), 3);
+	} while (!CMSG_FIRSTHDR(&message) && now_ms() < deadline);
+	assert_that(CMSG_FIRSTHDR(&message));
+	assert_returns(CMSG_FIRSTHDR(&message)->cmsg_type, SCM_TIMESTAMP);
+}
+
+static void queue_length_message(void **state)
+{
+	struct pair *p = *state;
+	char buffer[4], control[64];
+	struct iovec part = {buffer, 2};
+	struct msghdr message = {
+	    .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+	int left;
+
+	if (set_int(p->b, IPPROTO_TCP, TCP_INQ, 1) < 0)
+		skip();
+	send_text(p->a, "abcdef");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	assert_returns(recvmsg(p->b, &message, 0), 2);
+	assert_that(CMSG_FIRSTHDR(&message));
+	assert_returns(CMSG_FIRSTHDR(&message)->cmsg_type, TCP_CM_INQ);
+	memcpy(&left, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(left));
+	assert_returns(left, 4);
+	recv_text(p->b, "cdef");
+}
+
+// A filter that cuts every packet: set and taken away, the stream goes on.
+static void socket_filter(void **state)
+{
+	struct pair *p = *state;
+	struct sock_filter all[] = {{0x06, 0, 0, 0xffffffff}};
+	struct sock_fprog program = {1, all};
+
+	send_text(p->a, "before");
+	assert_returns(setsockopt(p->b, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)), 0);
+	send_text(p->a, "during");
+	recv_text(p->b, "beforeduring");
+	assert_returns(set_int(p->b, SOL_SOCKET, SO_DETACH_FILTER, 0), 0);
+	send_text(p->a, "after");
+	recv_text(p->b, "after");
+}
+
+static void repair_mode(void **state)
+{
+	struct pair *p = *state;
+
+	send_text(p->a, "before");
+	if (set_int(p->a, IPPROTO_TCP, TCP_REPAIR, 1) < 0)
+		skip();
+	assert_returns(set_int(p->a, IPPROTO_TCP, TCP_REPAIR, 0), 0);
+	send_text(p->a, "after");
+	recv_text(p->b, "beforeafter");
+	send_text(p->b, "back");
+	recv_text(p->a, "back");
+}
+
+static void fast_open(void **state)
+{
+	int listener = listener_open(*(int *)*state), queue = 5;
+	struct sockaddr_storage address;
+	socklen_t size = sizeof(address);
+	struct pair p = {.family = *(int *)*state};
+
+	if (setsockopt(listener, IPPROTO_TCP, TCP_FASTOPEN, &queue, sizeof(queue)) < 0)
+		skip();
+	assert_returns(getsockname(listener, (struct sockaddr *)&address, &size), 0);
+	for (int i = 0; i < 3; i++) {
+		p.a = tcp_socket(p.family);
+		assert_returns(sendto(p.a, "in the handshake", 16, MSG_FASTOPEN, (struct sockaddr *)&address, size), 16);
+		p.b = accept(listener, NULL, NULL);
+		recv_text(p.b, "in the handshake");
+		pair_settle(&p);
+		send_text(p.b, "abc");
+		recv_text(p.a, "abc");
+		pair_close(&p);
+	}
+	close(listener);
+}
+
+static void fast_open_connect(void **state)
+{
+	int listener = listener_open(*(int *)*state), queue = 5;
+	struct sockaddr_storage address;
+	socklen_t size = sizeof(address);
+	struct pair p = {.family = *(int *)*state};
+
+	if (setsockopt(listener, IPPROTO_TCP, TCP_FASTOPEN, &queue, sizeof(queue)) < 0)
+		skip();
+	assert_returns(getsockname(listener, (struct sockaddr *)&address, &size), 0);
+	p.a = tcp_socket(p.family);
+	assert_returns(set_int(p.a, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1), 0);
+	assert_returns(connect(p.a, (struct sockaddr *)&address, size), 0);
+	assert_returns(send(p.a, "in the handshake", 16, 0), 16);
+	p.b = accept(listener, NULL, NULL);
+	recv_text(p.b, "in the handshake");
+	pair_settle(&p);
+	send_text(p.b, "abc");
+	recv_text(p.a, "abc");
+	pair_close(&p);
+	close(listener);
+}
+
+// The bytes of a deferred accept.
+static void deferred_accept(void **state)
+{
+	int listener = listener_open(*(int *)*state);
+	struct pair p = {.family = *(int *)*state};
+
+	assert_returns(set_int(listener, IPPROTO_TCP, TCP_DEFER_ACCEPT, 5), 0);
+	p.a = listener_connect(listener);
+	send_text(p.a, "first");
+	p.b = accept(listener, NULL, NULL);
+	recv_text(p.b, "first");
+	pair_settle(&p);
+	send_text(p.b, "abc");
+	recv_text(p.a, "abc");
+	pair_close(&p);
+	close(listener);
+}
+
+static const struct CMUnitTest tests[] = {
+    TEST_SETTLED(stdio_reads_and_writes),
+    TEST_SETTLED(stdio_after_calls),
+    TEST_SETTLED(dprintf_writes),
+    TEST_SETTLED(posix_aio),
+    TEST_FAMILY(io_uring),
+    TEST_SETTLED(io_uring_comes_late),
+    TEST_SETTLED(zero_copy),
+    TEST_SETTLED(kernel_tls),
+    TEST_SETTLED(timestamps),
+    TEST_SETTLED(queue_length_message),
+    TEST_SETTLED(socket_filter),
+    TEST_SETTLED(repair_mode),
+    TEST_FAMILY(fast_open),
+    TEST_FAMILY(fast_open_connect),
+    TEST_FAMILY(deferred_accept),
+};
+
+SUITE_MAIN(tests)

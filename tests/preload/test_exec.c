@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Connections that other programs get: exec, posix_spawn, vfork, system, SCM_RIGHTS, pidfd_getfd.
+#include "pair.h"
+
+#include <spawn.h>
+
+extern char **environ;
+
+static void run_shell(struct pair *p, int how, const char *script)
+{
+	char *argv[] = {"sh", "-c", (char *)script, NULL};
+	posix_spawn_file_actions_t actions;
+	int status;
+	pid_t child = -1;
+
+	switch (how) {
+	case 0: // fork and exec
+		child = fork();
+		if (child == 0) {
+			dup2(p->b, 0);
+			dup2(p->b, 1);
+			close(p->a);
+			close(p->b);
+			execv("/bin/sh", argv);
+			_exit(98);
+		}
+		break;
+	case 1: // posix_spawn
+		posix_spawn_file_actions_init(&actions);
+		posix_spawn_file_actions_adddup2(&actions, p->b, 0);
+		posix_spawn_file_actions_adddup2(&actions, p->b, 1);
+		posix_spawn_file_actions_addclose(&actions, p->a);
+		posix_spawn_file_actions_addclose(&actions, p->b);
+		assert_returns(posix_spawn(&child, "/bin/sh", &actions, NULL, argv, environ), 0);
+		posix_spawn_file_actions_destroy(&actions);
+		break;
+	default: // vfork and exec; only calls that may be made after it
+		child = vfork();
+		if (child == 0) {
+			dup2(p->b, 0);
+			dup2(p->b, 1);
+			close(p->a);
+			close(p->b);
+			execve("/bin/sh", argv, environ);
+			_exit(98);
+		}
+	}
+	assert_that(child > 0);
+	assert_returns(waitpid(child, &status, 0), child);
+	assert_that(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+// inetd style: another program has the socket as its standard input and output.
+static void socket_as_standard_streams(void **state)
+{
+	for (int how = 0; how < 3; how++) {
+		struct pair p;
+
+		pair_open(&p, *(int *)*state);
+		pair_settle(&p);
+		send_text(p.a, "question\nrest");
+		run_shell(&p, how, "read line; echo \"answer to $line\"; echo done");
+		recv_text(p.a, "answer to question\ndone\n");
+		recv_text(p.b, "rest");
+		send_text(p.b, "still open");
+		recv_text(p.a, "still open");
+		send_text(p.a, "both ways");
+		recv_text(p.b, "both ways");
+		pair_close(&p);
+	}
+}
+
+// The same with a program that does not have librlm at all.
+static void into_foreign_program(void **state)
+{
+	for (int how = 0; how < 3; how++) {
+		struct pair p;
+
+		pair_open(&p, *(int *)*state);
+		pair_settle(&p);
+		send_text(p.a, "question\nrest");
+		run_shell(&p, how, "unset LD_PRELOAD; read line; env -u LD_PRELOAD sh -c \"echo foreign answer to $line\"");
+		recv_text(p.a, "foreign answer to question\n");
+		recv_text(p.b, "rest");
+		pair_close(&p);
+	}
+}
+
+// Only the exec'ed program is left with the socket; both directions carry much.
+static void handed_to_exec(void **state)
+{
+	struct pair *p = *state;
+	pid_t child = fork();
+
+	if (child == 0) {
+		dup2(p->b, 0);
+		dup2(p->b, 1);
+		close(p->a);
+		close(p->b);
+		execl("/bin/cat", "cat", NULL);
+		_exit(98);
+	}
+	assert_returns(close(p->b), 0);
+	p->b = -1;
+	for (uint64_t at = 0; at < 300000; at += 3000) {
+		send_pattern(p->a, 1, at, 3000);
+		recv_pattern(p->a, 1, at, 3000);
+	}
+	assert_returns(shutdown(p->a, SHUT_WR), 0);
+	recv_end(p->a);
+	child_finish(child);
+}
+
+static void cloexec_is_kept(void **state)
+{
+	struct pair *p = *state;
+	char script[64];
+
+	assert_returns(fcntl(p->b, F_SETFD, FD_CLOEXEC), 0);
+	snprintf(script, sizeof(script), "test ! -e /proc/self/fd/%d", p->b);
+	assert_returns(system(script), 0);
+	assert_returns(fcntl(p->b, F_SETFD, 0), 0);
+	snprintf(script, sizeof(script), "test -e /proc/self/fd/%d", p->b);
+	assert_returns(system(script), 0);
+	send_text(p->a, "abc");
+	recv_text(p->b, "abc");
+}
+
+// system() and popen() know nothing of the socket; the connection goes on meanwhile and afterwards.
+static void system_and_popen(void **state)
+{
+	struct pair *p = *state;
+	char line[32] = "";
+	FILE *pipe;
+
+	send_text(p->a, "before");
+	assert_returns(system("exit 3") >> 8, 3);
+	recv_text(p->b, "before");
+	pipe = popen("echo hello", "r");
+	assert_that(pipe);
+	send_text(p->b, "during");
+	assert_that(fgets(line, sizeof(line), pipe));
+	assert_bytes(line, "hello\n", 6);
+	assert_returns(pclose(pipe), 0);
+	recv_text(p->a, "during");
+}
+
+// Nothing of the library's leaks into other programs: they see standard streams alone.
+static void no_descriptor_leaks(void **state)
+{
+	struct pair *p = *state;
+
+	assert_returns(fcntl(p->a, F_SETFD, FD_CLOEXEC), 0);
+	assert_returns(fcntl(p->b, F_SETFD, FD_CLOEXEC), 0);
+	assert_returns(system("test \"$(env -u LD_PRELOAD ls /proc/self/fd | tr '\\n' ' ')\" = '0 1 2 3 '"), 0);
+}
+
+static void pass_fd(int channel, int fd)
+{
+	char control[CMSG_SPACE(sizeof(int))] = "", byte = 'f';
+	struct iovec part = {&byte, 1};
+	struct msghdr message = {
+	    .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+	assert_returns(sendmsg(channel, &message, 0), 1);
+}
+
+static int take_fd(int channel)
+{
+	char control[CMSG_SPACE(sizeof(int))], byte;
+	struct iovec part = {&byte, 1};
+	struct msghdr message = {
+	    .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+	int fd;
+
+	assert_returns(recvmsg(channel, &message, 0), 1);
+	assert_that(CMSG_FIRSTHDR(&message));
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
+	return fd;
+}
+
+// To another process, which was forked before the connection was there.
+static void passed_to_process(void **state)
+{
+	int channel[2];
+	struct pair p;
+	pid_t child;
+
+	assert_returns(socketpair(AF_UNIX, SOCK_STREAM, 0, channel), 0);
+	child = fork();
+	if (child == 0) {
+		int fd;
+
+		close(channel[0]);
+		fd = take_fd(channel[1]);
+		for (int i = 0; i < 100; i++) {
+			recv_text(fd, "to receiver");
+			send_text(fd, "from receiver");
+		}
+		recv_end(fd);
+		_exit(0);
+	}
+	close(channel[1]);
+	pair_open(&p, *(int *)*state);
+	pair_settle(&p);
+	send_text(p.a, "to receiver");
+	pass_fd(channel[0], p.b);
+	assert_returns(close(p.b), 0);
+	p.b = -1;
+	recv_text(p.a, "from receiver");
+	for (int i = 0; i < 99; i++) {
+		send_text(p.a, "to receiver");
+		recv_text(p.a, "from receiver");
+	}
+	pair_close(&p);
+	child_finish(child);
+	close(channel[0]);
+}
+
+// To oneself, with bytes on their way.
+static void passed_to_oneself(void **state)
+{
+	struct pair *p = *state;
+	int channel[2], fd;
+
+	assert_returns(socketpair(AF_UNIX, SOCK_STREAM, 0, channel), 0);
+	for (int i = 0; i < 3; i++) {
+		send_text(p->a, "before");
+		pass_fd(channel[0], p->b);
+		if (i == 1) {
+			assert_returns(close(p->b), 0);
+			p->b = -1;
+		}
+		send_text(p->a, "between");
+		fd = take_fd(channel[1]);
+		recv_text(fd, "beforebetween");
+		send_text(fd, "back");
+		recv_text(p->a, "back");
+		if (p->b >= 0)
+			close(p->b);
+		p->b = fd;
+		send_text(p->a, "after");
+		recv_text(p->b, "after");
+	}
+	close(channel[0]);
+	close(channel[1]);
+}
+
+// A descriptor thrown away with its message ends the connection.
+static void passed_and_lost(void **state)
+{
+	struct pair *p = *state;
+	int channel[2];
+
+	assert_returns(socketpair(AF_UNIX, SOCK_STREAM, 0, channel), 0);
+	send_text(p->b, "last words");
+	pass_fd(channel[0], p->b);
+	assert_returns(close(p->b), 0);
+	p->b = -1;
+	recv_text(p->a, "last words");
+	assert_that(!wait_for(p->a, POLLIN, QUIET_MS));
+	close(channel[0]);
+	close(channel[1]);
+	recv_end(p->a);
+}
+
+static void taken_by_pidfd(void **state)
+{
+	struct pair *p = *state;
+	int pidfd = syscall(SYS_pidfd_open, getpid(), 0), fd;
+
+	assert_that(pidfd >= 0);
+	fd = syscall(SYS_pidfd_getfd, pidfd, p->b, 0);
+	assert_that(fd >= 0);
+	send_text(p->a, "abcdef");
+	recv_text(fd, "abc");
+	recv_text(p->b, "def");
+	send_text(fd, "123");
+	send_text(p->b, "456");
+	recv_text(p->a, "123456");
+	close(fd);
+	close(pidfd);
+}
+
+static const struct CMUnitTest tests[] = {
+    TEST_FAMILY(socket_as_standard_streams),
+    TEST_FAMILY(into_foreign_program),
+    TEST_SETTLED(handed_to_exec),
+    TEST_SETTLED(cloexec_is_kept),
+    TEST_SETTLED(system_and_popen),
+    TEST_SETTLED(no_descriptor_leaks),
+    TEST_FAMILY(passed_to_process),
+    TEST_SETTLED(passed_to_oneself),
+    TEST_SETTLED(passed_and_lost),
+    TEST_SETTLED(taken_by_pidfd),
+};
+
+SUITE_MAIN(tests)
