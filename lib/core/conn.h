@@ -29,6 +29,8 @@
 #define RLM_CONN_TX_SHUT 0x20u  // shutdown(SHUT_WR) was called
 #define RLM_CONN_HELD 0x40u     // demoted by order: stay plain until PROMOTE
 #define RLM_CONN_ISN 0x80u      // must be named by initial sequence numbers
+#define RLM_CONN_TUPLE 0x100u   // cannot be named by initial sequence numbers: the broker may not read them
+#define RLM_CONN_NAMING 0x200u  // a duplicate of the socket is on its way to the broker or there
 
 struct rlm_conn {
 	struct rlm_lock tx_lock;
@@ -42,7 +44,6 @@ struct rlm_conn {
 	_Atomic uint32_t calls;  // while plain; saturates
 	_Atomic uint32_t flags;
 	_Atomic uint32_t next;   // free list
-	_Atomic uint32_t watchers; // epoll instances that know it, see epoll.c
 };
 
 enum rlm_tx_state {
@@ -87,6 +88,9 @@ struct rlm_bound {
 	uint64_t resend_at, resend_to; // ring bytes to be sent on TCP after them
 	uint64_t tx_budget;            // test aid: ring bytes until the round ends by itself, 0 = never
 	uint64_t tx_timeout_ns;        // SO_SNDTIMEO, 0 = none
+	uint64_t idle_head;            // head at the helper's last look
+	uint32_t tx_blocked;           // sends that found too little room and did not wait
+	uint8_t tx_punched;            // the idle ring's memory went back to the system
 
 	// receiving
 	_Alignas(RLM_CACHELINE) struct rlm_ring rx;
@@ -111,7 +115,6 @@ struct rlm_bound {
 	uint32_t waiters[4];       // per bit of rlm_slot_shared.waiting
 	_Atomic uint32_t rx_spin;  // spin budgets, see wake.h
 	_Atomic uint32_t tx_spin;
-	_Atomic uint64_t last_use; // helper's coarse clock
 };
 
 struct rlm_arena {

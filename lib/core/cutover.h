@@ -16,6 +16,8 @@ enum tx_way {
 enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool more);
 // tx_lock. Ends the current round (if any) at `head`; what is owed to TCP remains owed.
 void cutover_tx_end(struct rlm_bound *b);
+// tx_lock. true: TCP has not taken all frames or bytes that come before the next payload.
+bool cutover_tx_owes(const struct rlm_bound *b);
 // tx_lock. true: nothing of this direction is on the ring or owed.
 bool cutover_tx_is_plain(const struct rlm_bound *b);
 

@@ -18,7 +18,7 @@ static void owe(struct rlm_bound *b, const uint8_t *frame, unsigned len)
 	b->owed_len = (uint8_t)(b->owed_len + len);
 }
 
-static bool owes(const struct rlm_bound *b)
+bool cutover_tx_owes(const struct rlm_bound *b)
 {
 	return b->owed_at != b->owed_len || b->resend_at != b->resend_to;
 }
@@ -127,14 +127,14 @@ static void end_if_wanted(struct rlm_bound *b)
 
 static bool may_begin(const struct rlm_conn *c, const struct rlm_bound *b)
 {
-	return b->tx_state == TX_PLAIN && !b->tx_stop && !owes(b) && peer_is_bound(b) &&
+	return b->tx_state == TX_PLAIN && !b->tx_stop && !cutover_tx_owes(b) && peer_is_bound(b) &&
 	       atomic_load_explicit(&b->tx.peer->rx_ready, memory_order_acquire) == b->tx_round + 1 &&
 	       atomic_load_explicit(&c->tx_inflight, memory_order_seq_cst) == 0;
 }
 
 bool cutover_tx_is_plain(const struct rlm_bound *b)
 {
-	return b->tx_state == TX_PLAIN && !owes(b);
+	return b->tx_state == TX_PLAIN && !cutover_tx_owes(b);
 }
 
 enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool more)
@@ -145,7 +145,7 @@ enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool mor
 		return TX_WAY_PLAIN;
 	if (b->tx_state == TX_RING)
 		end_if_wanted(b);
-	if (owes(b) && !pay(b, fd, more) && b->tx_state == TX_PLAIN)
+	if (cutover_tx_owes(b) && !pay(b, fd, more) && b->tx_state == TX_PLAIN)
 		return TX_WAY_BLOCKED;
 	if (b->tx_dead)
 		return TX_WAY_PLAIN;
@@ -159,8 +159,8 @@ enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool mor
 				return TX_WAY_PLAIN;
 		}
 	}
-	if (owes(b) && b->tx_state == TX_PLAIN)
+	if (cutover_tx_owes(b) && b->tx_state == TX_PLAIN)
 		return TX_WAY_BLOCKED; // begun and taken back at once
-	atomic_store_explicit(&b->tx_fast, b->tx_state == TX_RING && !owes(b), memory_order_relaxed);
+	atomic_store_explicit(&b->tx_fast, b->tx_state == TX_RING && !cutover_tx_owes(b), memory_order_relaxed);
 	return b->tx_state == TX_RING ? TX_WAY_RING : TX_WAY_PLAIN;
 }

@@ -111,6 +111,13 @@ static inline long sys_poll_now(int fd, short events)
 	return r <= 0 ? r : (unsigned short)p.revents;
 }
 
+static inline long sys_poll_wait(int fd, short events)
+{
+	struct pollfd p = {.fd = fd, .events = events};
+
+	return sys_call5(SYS_ppoll, &p, 1, 0, 0, 8);
+}
+
 static inline int sys_tid(void)
 {
 	return (int)sys_call0(SYS_gettid);

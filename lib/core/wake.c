@@ -74,35 +74,52 @@ void wake_init(unsigned cpus, int enabled)
 #define SPIN_ROUND 16         // loads between two looks at the clock
 #define SPIN_PREEMPTED 60000u // ticks between two looks that only a lost CPU explains
 
-bool wake_spin(const _Atomic uint64_t *word, uint64_t old, _Atomic uint32_t *budget)
+bool wake_may_spin(const _Atomic uint32_t *budget)
+{
+	return spin_enabled && atomic_load_explicit(budget, memory_order_relaxed) >= RLM_SPIN_MIN;
+}
+
+bool wake_spin_on(_Atomic uint32_t *budget, uint64_t start, uint64_t last, uint64_t now)
 {
 	uint32_t limit = atomic_load_explicit(budget, memory_order_relaxed);
+
+	if (now - last > SPIN_PREEMPTED) // others want this CPU: the peer is probably one of them
+		limit /= 4;
+	else if (now - start > limit)
+		limit /= 2;
+	else
+		return true;
+	atomic_store_explicit(budget, limit, memory_order_relaxed);
+	return false;
+}
+
+void wake_spin_paid(_Atomic uint32_t *budget)
+{
+	uint32_t limit = atomic_load_explicit(budget, memory_order_relaxed);
+
+	if (limit < RLM_SPIN_MAX)
+		atomic_store_explicit(budget, limit + limit / 4, memory_order_relaxed);
+}
+
+bool wake_spin(const _Atomic uint64_t *word, uint64_t old, _Atomic uint32_t *budget)
+{
 	uint64_t start, last, now;
 
-	if (!spin_enabled || limit < RLM_SPIN_MIN)
+	if (!wake_may_spin(budget))
 		return false;
 	last = start = sys_ticks();
-	for (;;) {
+	for (;; last = now) {
 		for (int i = 0; i < SPIN_ROUND; i++) {
 			if (atomic_load_explicit(word, memory_order_relaxed) != old) {
-				if (limit < RLM_SPIN_MAX)
-					atomic_store_explicit(budget, limit + limit / 4, memory_order_relaxed);
+				wake_spin_paid(budget);
 				return true;
 			}
 			sys_pause();
 		}
 		now = sys_ticks();
-		if (now - last > SPIN_PREEMPTED) {
-			// Others want this CPU: the peer is probably one of them.
-			atomic_store_explicit(budget, limit / 4, memory_order_relaxed);
+		if (!wake_spin_on(budget, start, last, now))
 			return false;
-		}
-		if (now - start > limit)
-			break;
-		last = now;
 	}
-	atomic_store_explicit(budget, limit / 2, memory_order_relaxed);
-	return false;
 }
 
 void wake_slept(_Atomic uint32_t *budget, uint64_t ticks)

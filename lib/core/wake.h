@@ -59,6 +59,10 @@ void wake_init(unsigned cpus, int enabled);
 
 // Spins until *word != old or the budget is spent. true: it changed.
 bool wake_spin(const _Atomic uint64_t *word, uint64_t old, _Atomic uint32_t *budget);
+// The same for loops that look at more than one word: begin, go on after each look at the clock, tell success.
+bool wake_may_spin(const _Atomic uint32_t *budget);
+bool wake_spin_on(_Atomic uint32_t *budget, uint64_t start, uint64_t last, uint64_t now);
+void wake_spin_paid(_Atomic uint32_t *budget);
 // Tells what a sleep took, so that a budget that fell too low comes back.
 void wake_slept(_Atomic uint32_t *budget, uint64_t ticks);
 

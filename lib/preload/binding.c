@@ -1,0 +1,634 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Offers, namings, bindings: how a connection gets its slot, and how the helper thread keeps it going.
+#include "binding.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/mman.h>
+
+#include "broker_client.h"
+#include "epoll.h"
+#include "links.h"
+#include "stream_internal.h"
+
+#ifndef TCP_REPAIR_OFF_NO_WP
+#define TCP_REPAIR_OFF_NO_WP -1
+#endif
+
+static void set_why(struct rlm_conn *c, uint32_t why)
+{
+	atomic_store_explicit(&conn_stat(&arena, c)->why, (uint16_t)why, memory_order_relaxed);
+}
+
+static void set_flags(struct rlm_conn *c, uint32_t flags)
+{
+	atomic_fetch_or_explicit(&c->flags, flags, memory_order_seq_cst);
+}
+
+static void clear_flags(struct rlm_conn *c, uint32_t flags)
+{
+	atomic_fetch_and_explicit(&c->flags, ~flags, memory_order_seq_cst);
+}
+
+// --- naming ---
+
+static void put_address(const struct sockaddr_storage *a, uint16_t *family, uint8_t out[16], uint16_t *port)
+{
+	const struct sockaddr_in *in = (const void *)a;
+	const struct sockaddr_in6 *in6 = (const void *)a;
+
+	*family = a->ss_family;
+	if (a->ss_family == AF_INET) {
+		memcpy(out, &in->sin_addr, 4);
+		*port = ntohs(in->sin_port);
+	} else if (a->ss_family == AF_INET6) {
+		memcpy(out, &in6->sin6_addr, 16);
+		*port = ntohs(in6->sin6_port);
+	}
+}
+
+// Fills the addresses in. true: both ends have the same address, so the peer is most likely in this network namespace.
+static bool learn_addresses(struct rlm_conn *c, int fd)
+{
+	struct rlm_conn_stat *s = conn_stat(&arena, c);
+	struct sockaddr_storage local = {0}, remote = {0};
+	socklen_t len = sizeof(local);
+	uint16_t family = 0;
+
+	if (sys_call3(SYS_getsockname, fd, &local, &len) < 0)
+		return false;
+	len = sizeof(remote);
+	if (sys_call3(SYS_getpeername, fd, &remote, &len) < 0)
+		return false;
+	put_address(&local, &family, s->local, &s->local_port);
+	put_address(&remote, &s->family, s->remote, &s->remote_port);
+	return !memcmp(s->local, s->remote, sizeof(s->local));
+}
+
+static void send_offer(struct rlm_conn *c, int fd, enum rlm_name_how how)
+{
+	union rlm_msg msg = broker_message(RLM_MSG_OFFER, offer, .how = how, .ticket = 0,
+					   .conn = {conn_index(&arena, c), conn_generation(&arena, c)});
+
+	set_flags(c, RLM_CONN_OFFERED | RLM_CONN_NAMING);
+	set_why(c, RLM_WHY_MATCHING);
+	if (helper_send(&msg, fd) < 0)
+		clear_flags(c, RLM_CONN_NAMING);
+}
+
+static bool in_repair_mode(int fd)
+{
+	int value = 0;
+	socklen_t len = sizeof(value);
+
+	return sys_getsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &value, &len) == 0 && value;
+}
+
+// A broker died between repair on and repair off. With the capability we switch it off; without, the next broker must. Until then the
+// socket is held: nobody may use it in this state.
+static void leave_repair_mode(int fd)
+{
+	const int off = TCP_REPAIR_OFF_NO_WP;
+	const struct timespec moment = {.tv_nsec = 20000000};
+	union rlm_msg msg = broker_message(RLM_MSG_REPAIR, repair, .conn = {0, 0});
+
+	while (in_repair_mode(fd) && sys_setsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &off, sizeof(off)) < 0) {
+		int broker = broker_connect();
+
+		if (broker >= 0) {
+			broker_send(broker, &msg, fd);
+			sys_call2(SYS_nanosleep, &moment, NULL);
+			fd_close_internal(broker);
+		}
+		sys_call2(SYS_nanosleep, &moment, NULL);
+	}
+}
+
+#define NAMING_PATIENCE_MS 50
+
+// Until the broker has read the numbers, refused, or gone; other messages are served meanwhile.
+static void wait_for_ticket(_Atomic uint32_t *ticket, int fd)
+{
+	uint32_t open = RLM_TICKET_OPEN;
+
+	for (int i = 0; i < NAMING_PATIENCE_MS; i++) {
+		struct pollfd p = {.fd = helper_broker_fd(), .events = POLLIN};
+		struct timespec tick = {.tv_nsec = 1000000};
+
+		if (atomic_load_explicit(ticket, memory_order_acquire) == RLM_TICKET_DONE || p.fd < 0)
+			break;
+		if (sys_call5(SYS_ppoll, &p, 1, &tick, 0, 8) > 0)
+			while (atomic_load_explicit(ticket, memory_order_acquire) != RLM_TICKET_DONE &&
+			       helper_read_broker())
+				;
+	}
+	if (atomic_compare_exchange_strong(ticket, &open, RLM_TICKET_CANCELLED))
+		return;
+	while (atomic_load_explicit(ticket, memory_order_acquire) == RLM_TICKET_CLAIMED && helper_broker_fd() >= 0) {
+		sys_call0(SYS_sched_yield); // microseconds; unless the broker dies in them
+		while (helper_read_broker())
+			;
+	}
+	leave_repair_mode(fd);
+}
+
+static bool nothing_unsent(const struct rlm_conn *c, int fd)
+{
+	int unsent = 0;
+
+	return !atomic_load_explicit(&c->tx_inflight, memory_order_seq_cst) &&
+	       sys_ioctl(fd, SIOCOUTQNSD, &unsent) == 0 && unsent == 0;
+}
+
+// The socket stands still while the broker reads its sequence numbers: new calls find `bound` set and wait for the locks; calls
+// that are in the kernel already do no harm unless they send.
+static void offer_by_isn(struct rlm_conn *c, int fd)
+{
+	const struct timespec moment = {.tv_nsec = 100000};
+	_Atomic uint32_t *ticket = &arena.tickets->ticket[0];
+	bool still = false;
+
+	rlm_lock_take(&c->tx_lock);
+	rlm_lock_take(&c->rx_lock);
+	atomic_store_explicit(&c->bound, BOUND_NAMING, memory_order_seq_cst);
+	for (int i = 0; i < 30 && !(still = nothing_unsent(c, fd)); i++)
+		sys_call2(SYS_nanosleep, &moment, NULL);
+	if (still) {
+		atomic_store_explicit(ticket, RLM_TICKET_OPEN, memory_order_seq_cst);
+		send_offer(c, fd, RLM_NAME_ISN);
+		wait_for_ticket(ticket, fd);
+		atomic_store_explicit(ticket, RLM_TICKET_FREE, memory_order_seq_cst);
+	}
+	atomic_store_explicit(&c->bound, 0, memory_order_seq_cst);
+	rlm_lock_drop(&c->rx_lock);
+	rlm_lock_drop(&c->tx_lock);
+	if (!still) {
+		set_flags(c, RLM_CONN_QUEUED);
+		helper_retry(c, 10);
+	}
+}
+
+// Only while all its descriptors are in this process: another one could not map what we map.
+static bool is_ours_alone(const struct rlm_conn *c)
+{
+	return !stream_forked || atomic_load_explicit(&c->refs, memory_order_relaxed) == fd_count_of_conn(c);
+}
+
+static bool receives_every_byte(int fd)
+{
+	int low = 1;
+	socklen_t len = sizeof(low);
+
+	return sys_getsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &low, &len) == 0 && low <= 1;
+}
+
+// A BIND that answers an earlier offer of the connection that is being named right now.
+static struct rlm_msg_bind deferred_bind;
+static bool has_deferred_bind;
+
+static void on_bind(const struct rlm_msg_bind *m);
+
+void binding_offer(struct rlm_conn *c)
+{
+	uint32_t flags = atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_QUEUED, memory_order_seq_cst);
+	bool same;
+	int fd;
+
+	if (flags & (RLM_CONN_BARRED | RLM_CONN_HELD | RLM_CONN_CLOSING | RLM_CONN_OFFERED) || c->bound)
+		return;
+	fd = helper_pin_naming(c);
+	if (fd < 0)
+		goto out;
+	if (!is_ours_alone(c)) {
+		set_why(c, RLM_WHY_SHARED);
+		goto out;
+	}
+	if (!receives_every_byte(fd)) {
+		set_why(c, RLM_WHY_OPTION);
+		goto out;
+	}
+	same = learn_addresses(c, fd);
+	if ((same && !(flags & RLM_CONN_ISN)) || flags & RLM_CONN_TUPLE)
+		send_offer(c, fd, RLM_NAME_TUPLE);
+	else
+		offer_by_isn(c, fd);
+out:
+	helper_unpin_naming();
+	if (has_deferred_bind) {
+		has_deferred_bind = false;
+		on_bind(&deferred_bind);
+	}
+}
+
+void binding_broker_is_back(void)
+{
+	for (struct link *l = links; l; l = l->next)
+		log_debug("link to %s[%u] goes on", l->peer_command, l->peer_pid);
+}
+
+static void on_named(const struct rlm_msg_named *m)
+{
+	struct rlm_conn *c = helper_conn(m->conn);
+
+	if (!c)
+		return;
+	clear_flags(c, RLM_CONN_NAMING);
+	if (!m->why)
+		return;
+	clear_flags(c, RLM_CONN_OFFERED);
+	if (m->why == RLM_WHY_UNNAMED && !(c->flags & RLM_CONN_TUPLE)) {
+		set_flags(c, RLM_CONN_TUPLE | RLM_CONN_QUEUED);
+		helper_retry(c, 0);
+		return;
+	}
+	set_flags(c, RLM_CONN_BARRED);
+	set_why(c, m->why);
+}
+
+static void on_note(const struct rlm_msg_note *m)
+{
+	struct rlm_conn *c = helper_conn(m->conn);
+
+	if (!c)
+		return;
+	clear_flags(c, RLM_CONN_NAMING);
+	set_why(c, m->why);
+	if (!m->again || c->bound)
+		return;
+	clear_flags(c, RLM_CONN_OFFERED);
+	set_flags(c, RLM_CONN_QUEUED);
+	if (m->why == RLM_WHY_NO_PEER)
+		set_flags(c, RLM_CONN_ISN);
+	helper_retry(c, m->why == RLM_WHY_NO_PEER ? 0 : 10);
+}
+
+// --- binding ---
+
+static void reset_slot(struct rlm_slot_shared *slot, uint32_t epoch)
+{
+	atomic_store_explicit(&slot->epoch, 0, memory_order_seq_cst);
+	atomic_store_explicit(&slot->head, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->tail, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->waiting, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->tx_round, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->rx_ready, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->rx_ask, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->cut, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->end, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->epoch, epoch, memory_order_release); // pairs with peer_is_bound(), peer_round()
+}
+
+static void fill_bound(struct rlm_bound *b, struct rlm_conn *c, const struct link *l, const struct segment *s,
+		       const struct rlm_msg_bind *m)
+{
+	struct rlm_slot_shared *mine = segment_slot(s->mine, m->slot), *peer = segment_slot(s->peer, m->slot);
+
+	b->conn = c;
+	b->region = (const struct rlm_region_shared *)s->mine;
+	b->link = m->link;
+	b->side = m->side;
+	b->segment = m->segment;
+	b->slot = m->slot;
+	b->epoch = m->epoch;
+	b->doorbell_mine = s->doorbell_mine;
+	b->doorbell_peer = s->doorbell_peer;
+	b->control_peer = l->control_peer;
+	b->tx = (struct rlm_ring){mine, peer, segment_ring(s, s->mine, m->slot), s->ring_size, 0};
+	b->rx = (struct rlm_ring){mine, peer, segment_ring(s, s->peer, m->slot), s->ring_size, 0};
+	b->tx_spin = b->rx_spin = RLM_SPIN_START;
+	b->tx_budget = settings.test_flap ? settings.test_flap : settings.test_demote_after;
+	reset_slot(mine, m->epoch);
+}
+
+static void refuse(const struct rlm_msg_bind *m)
+{
+	union rlm_msg msg = broker_message(RLM_MSG_RELEASE, release, .link = m->link, .side = m->side,
+					   .segment = m->segment, .slot = m->slot, .epoch = m->epoch);
+
+	helper_send(&msg, -1);
+}
+
+static void read_flags(struct rlm_conn *c, int fd)
+{
+	long flags = sys_fcntl(fd, F_GETFL, 0);
+
+	if (flags >= 0)
+		stream_set_nonblock(c, flags & O_NONBLOCK);
+}
+
+// Makes the connection carrier-aware: from here on calls look at the slot, and the receiving side offers a round.
+static void bind_conn(struct rlm_conn *c, struct rlm_bound *b, int fd)
+{
+	uint64_t available;
+
+	epoll_conn_binds(c, b); // first: no epoll instance may take our frames for payload
+	rlm_lock_take(&c->tx_lock);
+	rlm_lock_take(&c->rx_lock);
+	stream_read_timeouts(b, fd);
+	read_flags(c, fd);
+	atomic_store_explicit(&c->bound, (uint32_t)(b - arena.bounds) + 1, memory_order_seq_cst);
+	if (cutover_rx(c, b, fd, &available) == RX_WAY_BROKEN)
+		stream_break(c, b, fd);
+	if (c->flags & RLM_CONN_TX_SHUT)
+		b->tx_dead = 1;
+	stream_note_why(c);
+	rlm_lock_drop(&c->rx_lock);
+	rlm_lock_drop(&c->tx_lock);
+	helper_watch_conn(c, fd);
+	helper_arm_idle();
+}
+
+static void on_bind(const struct rlm_msg_bind *m)
+{
+	struct rlm_conn *c = helper_conn(m->conn);
+	struct link *l = link_find(m->link, m->side);
+	struct segment *s = segment_find(l, m->segment);
+	struct rlm_bound *b;
+	int fd = -1;
+
+	if (c && c->bound == BOUND_NAMING) {
+		deferred_bind = *m;
+		has_deferred_bind = true;
+		return;
+	}
+	if (c)
+		clear_flags(c, RLM_CONN_OFFERED | RLM_CONN_NAMING);
+	if (!c || !s || m->slot >= s->slots || !m->epoch || c->bound)
+		goto no;
+	fd = helper_pin(c);
+	if (fd < 0 || c->flags & (RLM_CONN_BARRED | RLM_CONN_HELD | RLM_CONN_CLOSING) || !is_ours_alone(c) ||
+	    !receives_every_byte(fd))
+		goto no;
+	b = bound_new(&arena);
+	if (!b) {
+		set_why(c, RLM_WHY_LIMIT);
+		goto no;
+	}
+	fill_bound(b, c, l, s, m);
+	s->bound++;
+	bind_conn(c, b, fd);
+	helper_unpin();
+	log_debug("fd %d bound to slot %u of segment %u with %s[%u]", fd, m->slot, m->segment, l->peer_command,
+		  l->peer_pid);
+	return;
+no:
+	helper_unpin();
+	refuse(m);
+}
+
+// --- orders ---
+
+static void obey_one(struct rlm_conn *c, uint32_t order)
+{
+	const uint64_t one = 1;
+	struct rlm_bound *b;
+	uint64_t available;
+	int fd = helper_pin(c), control = -1;
+
+	if (order == RLM_ORDER_DEMOTE)
+		set_flags(c, RLM_CONN_HELD);
+	else
+		clear_flags(c, RLM_CONN_HELD);
+	if (fd < 0)
+		goto out;
+	rlm_lock_take(&c->tx_lock);
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (b && order == RLM_ORDER_DEMOTE) {
+		b->tx_stop = 1;
+		cutover_tx(c, b, fd, false);
+		cutover_rx_ask(b);
+		control = b->control_peer;
+	} else if (b) {
+		b->tx_stop = b->rx_stop = 0;
+		cutover_rx(c, b, fd, &available);
+	}
+	if (b) {
+		stream_note_tx(c, b);
+		stream_note_why(c);
+	}
+	rlm_lock_drop(&c->rx_lock);
+	rlm_lock_drop(&c->tx_lock);
+	if (control >= 0)
+		sys_write(control, &one, sizeof(one));
+	wake_conn(c);
+out:
+	helper_unpin();
+	if (order == RLM_ORDER_DEMOTE)
+		set_why(c, RLM_WHY_DEMOTED);
+	else if (!c->bound)
+		binding_offer(c);
+}
+
+static void on_order(const struct rlm_msg_order *m)
+{
+	struct rlm_conn *c;
+
+	if (m->order != RLM_ORDER_DEMOTE && m->order != RLM_ORDER_PROMOTE)
+		return;
+	if (m->conn.index != UINT32_MAX) {
+		c = helper_conn(m->conn);
+		if (c)
+			obey_one(c, m->order);
+		return;
+	}
+	for (uint32_t i = 0; i < arena.table->used; i++)
+		if (arena.stats[i].generation & 1)
+			obey_one(&arena.conns[i], m->order);
+}
+
+// --- events ---
+
+// TCP has something: the end, an error, frames, room for what it is owed. Sleepers look for themselves.
+void binding_tcp_event(struct rlm_conn *c)
+{
+	int fd = helper_pin(c);
+	struct rlm_bound *b;
+
+	if (fd < 0)
+		goto out;
+	rlm_lock_take(&c->tx_lock);
+	b = stream_bound(c);
+	if (b && sys_poll_now(fd, POLLRDHUP) > 0) {
+		// Only bytes on TCP can find out whether the peer is still there, so the next send goes there.
+		b->tx_stop = 1;
+		atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
+	}
+	if (b && b->tx_state == TX_PLAIN && cutover_tx_owes(b)) {
+		cutover_tx(c, b, fd, false);
+		stream_note_tx(c, b);
+	}
+	rlm_lock_drop(&c->tx_lock);
+	wake_conn(c);
+out:
+	helper_unpin();
+}
+
+static void for_each_bound(void (*what)(struct rlm_conn *c))
+{
+	for (uint32_t i = 0; i < arena.table->used; i++)
+		if (arena.stats[i].generation & 1 && arena.conns[i].bound)
+			what(&arena.conns[i]);
+}
+
+static void answer_one(struct rlm_conn *c)
+{
+	int fd = helper_pin(c);
+	struct rlm_bound *b;
+
+	if (fd >= 0) {
+		rlm_lock_take(&c->tx_lock);
+		b = stream_bound(c);
+		if (b && (b->tx_state == TX_RING || cutover_tx_owes(b))) {
+			cutover_tx(c, b, fd, false);
+			stream_note_tx(c, b);
+		}
+		rlm_lock_drop(&c->tx_lock);
+	}
+	helper_unpin();
+}
+
+// A control doorbell rang: some receiver asks for its round back.
+void binding_answer_peers(void)
+{
+	for_each_bound(answer_one);
+}
+
+static void watch_one(struct rlm_conn *c)
+{
+	int fd = helper_pin(c);
+
+	if (fd >= 0)
+		helper_watch_conn(c, fd);
+	helper_unpin();
+}
+
+// After fork: what was bound before is ours to watch too.
+void binding_watch_inherited(void)
+{
+	for (struct link *l = links; l; l = l->next)
+		helper_watch_control(l->control_mine);
+	for_each_bound(watch_one);
+}
+
+static uint32_t not_idle;
+
+static void give_back_one(struct rlm_conn *c)
+{
+	struct rlm_bound *b;
+	uint64_t head;
+
+	if (!rlm_lock_try(&c->tx_lock)) {
+		not_idle++;
+		return;
+	}
+	b = stream_bound(c);
+	if (b && !b->tx_punched) {
+		head = atomic_load_explicit(&b->tx.mine->head, memory_order_relaxed);
+		if (head == b->idle_head && atomic_load_explicit(&b->tx.peer->tail, memory_order_acquire) == head &&
+		    !cutover_tx_owes(b)) {
+			sys_call3(SYS_madvise, b->tx.bytes, b->tx.size, MADV_REMOVE);
+			b->tx_punched = 1;
+			atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
+		} else {
+			b->idle_head = head;
+			not_idle++;
+		}
+	}
+	rlm_lock_drop(&c->tx_lock);
+}
+
+bool binding_give_back_idle(void)
+{
+	not_idle = 0;
+	for_each_bound(give_back_one);
+	return not_idle != 0;
+}
+
+// --- messages ---
+
+static bool have_fds(const int *fds, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (fds[i] < 0)
+			return false;
+	return true;
+}
+
+static void forget_fds(int *fds, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		fds[i] = -1;
+}
+
+static void on_link(const struct rlm_msg_link *m, int *fds)
+{
+	struct link *l;
+
+	if (!have_fds(fds, 2)) // out of descriptors: what is bound to it will be refused
+		return;
+	if (link_add(m, fds) == 0) {
+		l = link_find(m->link, m->side);
+		helper_watch_control(l->control_mine);
+	}
+	forget_fds(fds, 2);
+}
+
+static void on_segment(const struct rlm_msg_segment *m, int *fds)
+{
+	if (!have_fds(fds, 4))
+		return;
+	if (segment_add(m, fds) < 0)
+		log_warn("a segment of %u slots of %u bytes cannot be mapped", m->slots, m->ring_size);
+	forget_fds(fds, 4);
+}
+
+int binding_message(const union rlm_msg *msg, int *fds)
+{
+	static const uint16_t sizes[] = {
+		[RLM_MSG_WELCOME] = sizeof(msg->welcome), [RLM_MSG_NAMED] = sizeof(msg->named),
+		[RLM_MSG_NOTE] = sizeof(msg->note),	  [RLM_MSG_LINK] = sizeof(msg->link),
+		[RLM_MSG_SEGMENT] = sizeof(msg->segment), [RLM_MSG_BIND] = sizeof(msg->bind),
+		[RLM_MSG_DROP] = sizeof(msg->drop),	  [RLM_MSG_ORDER] = sizeof(msg->order),
+	};
+	uint16_t type = msg->header.type;
+
+	if (type >= sizeof(sizes) / sizeof(*sizes) || !sizes[type])
+		return 0;
+	if (msg->header.size < sizes[type])
+		return -EPROTO;
+	switch ((enum rlm_msg_type)type) {
+	case RLM_MSG_WELCOME:
+		if (msg->welcome.version != RLM_PROTO_VERSION) {
+			log_error("broker speaks version %u, we speak %u", msg->welcome.version, RLM_PROTO_VERSION);
+			return -EPROTO;
+		}
+		return 0;
+	case RLM_MSG_NAMED:
+		on_named(&msg->named);
+		return 0;
+	case RLM_MSG_NOTE:
+		on_note(&msg->note);
+		return 0;
+	case RLM_MSG_LINK:
+		on_link(&msg->link, fds);
+		return 0;
+	case RLM_MSG_SEGMENT:
+		on_segment(&msg->segment, fds);
+		return 0;
+	case RLM_MSG_BIND:
+		on_bind(&msg->bind);
+		return 0;
+	case RLM_MSG_DROP:
+		link_drop(msg->drop.link, msg->drop.side, msg->drop.segment);
+		return 0;
+	case RLM_MSG_ORDER:
+		on_order(&msg->order);
+		return 0;
+	default:
+		return 0;
+	}
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What the helper thread does with connections: offers, namings, bindings, answers to peers. Helper thread only.
+#ifndef RLM_BINDING_H
+#define RLM_BINDING_H
+
+#include <stdbool.h>
+
+#include "conn.h"
+#include "rlm/proto.h"
+
+#define IDLE_LOOK_MS 3000u
+
+void binding_offer(struct rlm_conn *c);
+// One message from the broker; takes descriptors it keeps out of fds (sets -1). < 0: the broker makes no sense.
+int binding_message(const union rlm_msg *msg, int *fds);
+void binding_tcp_event(struct rlm_conn *c);
+void binding_answer_peers(void);
+void binding_watch_inherited(void);
+void binding_broker_is_back(void);
+// Returns the memory of rings that nobody used since the last look. true: there are rings left to look after.
+bool binding_give_back_idle(void);
+
+// From helper.c
+int helper_pin(const struct rlm_conn *c); // a descriptor, -1: closed meanwhile; unpin in both cases
+void helper_unpin(void);
+int helper_pin_naming(const struct rlm_conn *c); // a second pin, so that other connections can be served while one is named
+void helper_unpin_naming(void);
+struct rlm_conn *helper_conn(struct rlm_conn_ref ref);
+int helper_send(const union rlm_msg *msg, int fd);
+bool helper_read_broker(void);
+int helper_broker_fd(void);
+void helper_retry(struct rlm_conn *c, unsigned ms);
+void helper_watch_conn(struct rlm_conn *c, int fd);
+void helper_watch_control(int fd);
+void helper_arm_idle(void);
+
+#endif

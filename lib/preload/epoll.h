@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// epoll instances that hold connections of ours. See epoll.c.
+#ifndef RLM_EPOLL_H
+#define RLM_EPOLL_H
+
+#include "fdtable.h"
+
+// The connection gets its slot: from here on these instances watch ring and TCP themselves. Helper thread.
+void epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b);
+// A descriptor of the connection is about to be closed.
+void epoll_forget_conn(int fd, struct rlm_conn *c);
+
+// Descriptors of an instance.
+void epoll_forget(uint32_t index, int fd);
+void epoll_duplicated(uint32_t index);
+
+void epoll_fork_prepare(void);
+void epoll_fork_parent(void);
+void epoll_fork_child(void);
+
+// An instance that is itself polled (by poll, select or another epoll): is something ready in it that the kernel cannot see?
+bool epoll_is_ready(int epoll_fd);
+// It is going to be slept on through the kernel: have every doorbell rung.
+void epoll_arm(int epoll_fd);
+
+#endif

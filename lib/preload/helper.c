@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The helper thread: its queue, its loop, the connections it watches.
+//
+// It uses the application's own descriptors, so it must not use one that the application is closing: it publishes the connection
+// as pinned, then looks whether the table still names it (both seq_cst). close() clears the entry, then looks at the pin. One
+// of them sees the other; close() waits the microseconds until the pin is gone.
+#include "helper.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+#include "binding.h"
+#include "broker_client.h"
+#include "links.h"
+#include "stream_internal.h"
+
+_Atomic int helper_running;
+
+enum job_type { JOB_OFFER = 1, JOB_WITHDRAW, JOB_RELEASE, JOB_ACTIVITY };
+
+struct job {
+	enum job_type type;
+	struct rlm_conn_ref conn;
+	struct rlm_msg_release release;
+};
+
+#define JOBS 4096u // a power of two
+#define RETRIES 256u
+
+static struct {
+	struct rlm_lock lock; // queue, start
+	struct job jobs[JOBS];
+	uint32_t put, taken;
+	int wake_fd;
+	int epoll_fd;
+	int broker;
+	uint64_t next_connect_ms; // coarse clock
+	uint32_t connect_failures;
+	uint64_t next_idle_ms; // 0: nothing to look after
+	struct {
+		struct rlm_conn_ref conn;
+		uint64_t at_ms;
+	} retries[RETRIES];
+	uint32_t tid;
+} helper = {.wake_fd = -1, .epoll_fd = -1, .broker = -1};
+
+static _Atomic uint32_t pinned;        // index of a connection + 1
+static _Atomic uint32_t pinned_naming; // the same, while a naming lasts and other messages are served
+
+static uint64_t now_ms(void)
+{
+	struct timespec t;
+
+	sys_call2(SYS_clock_gettime, CLOCK_MONOTONIC_COARSE, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+// --- pinning ---
+
+int helper_pin(const struct rlm_conn *c)
+{
+	atomic_store_explicit(&pinned, conn_index(&arena, c) + 1, memory_order_seq_cst);
+	return fd_of_conn(c);
+}
+
+void helper_unpin(void)
+{
+	atomic_store_explicit(&pinned, 0, memory_order_seq_cst);
+}
+
+int helper_pin_naming(const struct rlm_conn *c)
+{
+	atomic_store_explicit(&pinned_naming, conn_index(&arena, c) + 1, memory_order_seq_cst);
+	return fd_of_conn(c);
+}
+
+void helper_unpin_naming(void)
+{
+	atomic_store_explicit(&pinned_naming, 0, memory_order_seq_cst);
+}
+
+void helper_wait_unpinned(const struct rlm_conn *c)
+{
+	uint32_t me = conn_index(&arena, c) + 1;
+
+	while (atomic_load_explicit(&pinned, memory_order_seq_cst) == me ||
+	       atomic_load_explicit(&pinned_naming, memory_order_seq_cst) == me)
+		sys_call0(SYS_sched_yield);
+}
+
+struct rlm_conn *helper_conn(struct rlm_conn_ref ref)
+{
+	struct rlm_conn *c;
+
+	if (ref.index >= arena.conn_capacity)
+		return NULL;
+	c = &arena.conns[ref.index];
+	return conn_generation(&arena, c) == ref.generation && ref.generation & 1 ? c : NULL;
+}
+
+static struct rlm_conn_ref conn_ref(const struct rlm_conn *c)
+{
+	return (struct rlm_conn_ref){conn_index(&arena, c), conn_generation(&arena, c)};
+}
+
+// --- queue ---
+
+static void poke(void)
+{
+	const uint64_t one = 1;
+
+	sys_write(helper.wake_fd, &one, sizeof(one));
+}
+
+static void enqueue(const struct job *job)
+{
+	helper_ensure();
+	for (;;) {
+		rlm_lock_take(&helper.lock);
+		if (helper.put - helper.taken < JOBS)
+			break;
+		rlm_lock_drop(&helper.lock);
+		if (rlm_tid() == helper.tid)
+			return; // cannot wait for itself; the broker learns of it at the end of the session
+		sys_call0(SYS_sched_yield);
+	}
+	helper.jobs[helper.put++ % JOBS] = *job;
+	rlm_lock_drop(&helper.lock);
+	poke();
+}
+
+static bool dequeue(struct job *job)
+{
+	bool any;
+
+	rlm_lock_take(&helper.lock);
+	any = helper.put != helper.taken;
+	if (any)
+		*job = helper.jobs[helper.taken++ % JOBS];
+	rlm_lock_drop(&helper.lock);
+	return any;
+}
+
+bool helper_broker_exists(void)
+{
+	static _Atomic uint64_t checked_ms;
+	static _Atomic int exists;
+	uint64_t now = now_ms();
+
+	if (helper.broker >= 0)
+		return true;
+	if (now - atomic_load_explicit(&checked_ms, memory_order_relaxed) > 300) {
+		atomic_store_explicit(&checked_ms, now, memory_order_relaxed);
+		atomic_store_explicit(&exists, sys_call4(SYS_faccessat, AT_FDCWD, settings.socket, W_OK, 0) == 0,
+				      memory_order_relaxed);
+	}
+	return atomic_load_explicit(&exists, memory_order_relaxed);
+}
+
+void helper_offer(struct rlm_conn *c)
+{
+	struct job job = {.type = JOB_OFFER, .conn = conn_ref(c)};
+
+	if (!helper_broker_exists()) {
+		atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_NO_BROKER, memory_order_relaxed);
+		atomic_store_explicit(&c->calls, 0, memory_order_relaxed); // look again after as many calls
+		return;
+	}
+	if (atomic_fetch_or_explicit(&c->flags, RLM_CONN_QUEUED, memory_order_relaxed) & RLM_CONN_QUEUED)
+		return;
+	enqueue(&job);
+}
+
+void helper_withdraw(uint32_t index, uint32_t generation)
+{
+	struct job job = {.type = JOB_WITHDRAW, .conn = {index, generation}};
+
+	enqueue(&job);
+}
+
+void helper_release(const struct rlm_bound *b)
+{
+	struct job job = {.type = JOB_RELEASE};
+
+	job.release = (struct rlm_msg_release){
+		.header = {.type = RLM_MSG_RELEASE, .size = sizeof(job.release)},
+		.link = b->link,
+		.side = b->side,
+		.segment = b->segment,
+		.slot = b->slot,
+		.epoch = b->epoch,
+	};
+	enqueue(&job);
+}
+
+void helper_note_activity(void)
+{
+	struct job job = {.type = JOB_ACTIVITY};
+
+	enqueue(&job);
+}
+
+bool helper_offer_outstanding(const struct rlm_conn *c)
+{
+	return atomic_load_explicit(&c->flags, memory_order_seq_cst) & RLM_CONN_NAMING;
+}
+
+// --- watching ---
+
+enum watch { WATCH_WAKE, WATCH_BROKER, WATCH_CONTROL, WATCH_CONN };
+
+static void watch(int fd, enum watch what, struct rlm_conn_ref ref, uint32_t events)
+{
+	struct epoll_event e = {.events = events};
+
+	e.data.u64 = (uint64_t)what << 60 | (uint64_t)ref.index << 32 | ref.generation;
+	sys_call4(SYS_epoll_ctl, helper.epoll_fd, EPOLL_CTL_ADD, fd, &e);
+}
+
+void helper_watch_conn(struct rlm_conn *c, int fd)
+{
+	watch(fd, WATCH_CONN, conn_ref(c), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+}
+
+void helper_watch_control(int fd)
+{
+	watch(fd, WATCH_CONTROL, (struct rlm_conn_ref){0, 0}, EPOLLIN | EPOLLET);
+}
+
+void helper_arm_idle(void)
+{
+	if (!helper.next_idle_ms)
+		helper.next_idle_ms = now_ms() + IDLE_LOOK_MS;
+}
+
+// --- the broker ---
+
+static void session_over(int error)
+{
+	log_info("broker is gone (%d), connections go on", error);
+	fd_close_internal(helper.broker);
+	helper.broker = -1;
+	helper.connect_failures = 0;
+	helper.next_connect_ms = now_ms() + 50;
+	for (uint32_t i = 0; i < arena.table->used; i++)
+		atomic_fetch_and_explicit(&arena.conns[i].flags, ~RLM_CONN_NAMING, memory_order_relaxed);
+}
+
+int helper_send(const union rlm_msg *msg, int fd)
+{
+	int r = helper.broker < 0 ? -ENOTCONN : broker_send(helper.broker, msg, fd);
+
+	if (r < 0 && r != -ENOTCONN)
+		session_over(r);
+	return r;
+}
+
+// After a restart of the broker it has to hear of everything again.
+static void offer_all_again(void)
+{
+	for (uint32_t i = 0; i < arena.table->used; i++) {
+		struct rlm_conn *c = &arena.conns[i];
+		struct rlm_conn_ref ref = conn_ref(c);
+
+		if (!(ref.generation & 1) || c->bound)
+			continue;
+		if (c->flags & (RLM_CONN_OFFERED | RLM_CONN_QUEUED)) {
+			atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_OFFERED, memory_order_relaxed);
+			binding_offer(c);
+		}
+	}
+}
+
+static bool connect_if_due(void)
+{
+	uint64_t now = now_ms();
+	int fd;
+
+	if (helper.broker >= 0 || now < helper.next_connect_ms)
+		return helper.broker >= 0;
+	fd = broker_connect();
+	if (fd < 0) {
+		if (helper.connect_failures < 6)
+			helper.connect_failures++;
+		helper.next_connect_ms = now + (50u << helper.connect_failures); // up to 3.2 s
+		return false;
+	}
+	log_info("connected to broker at %s", settings.socket);
+	helper.broker = fd;
+	helper.connect_failures = 0;
+	watch(fd, WATCH_BROKER, (struct rlm_conn_ref){0, 0}, EPOLLIN);
+	binding_broker_is_back();
+	offer_all_again();
+	return helper.broker >= 0;
+}
+
+// One packet. false: nothing more to read now.
+bool helper_read_broker(void)
+{
+	int fds[RLM_MSG_FDS_MAX];
+	union rlm_msg msg;
+	int n;
+
+	if (helper.broker < 0)
+		return false;
+	n = broker_receive(helper.broker, &msg, fds);
+	if (n > 0)
+		n = binding_message(&msg, fds) < 0 ? -EPROTO : 1;
+	for (unsigned i = 0; i < RLM_MSG_FDS_MAX; i++)
+		if (fds[i] >= 0)
+			sys_close(fds[i]);
+	if (n < 0)
+		session_over(n);
+	return n > 0;
+}
+
+int helper_broker_fd(void)
+{
+	return helper.broker;
+}
+
+// --- later ---
+
+void helper_retry(struct rlm_conn *c, unsigned ms)
+{
+	for (unsigned i = 0; i < RETRIES; i++)
+		if (!helper.retries[i].at_ms) {
+			helper.retries[i].conn = conn_ref(c);
+			helper.retries[i].at_ms = now_ms() + ms;
+			return;
+		}
+	atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_QUEUED, memory_order_relaxed);
+}
+
+static void run_retries(uint64_t now, uint64_t *next)
+{
+	for (unsigned i = 0; i < RETRIES; i++) {
+		struct rlm_conn *c;
+
+		if (!helper.retries[i].at_ms)
+			continue;
+		if (helper.retries[i].at_ms > now) {
+			if (helper.retries[i].at_ms < *next)
+				*next = helper.retries[i].at_ms;
+			continue;
+		}
+		helper.retries[i].at_ms = 0;
+		c = helper_conn(helper.retries[i].conn);
+		if (c && !c->bound && helper.broker >= 0)
+			binding_offer(c);
+	}
+}
+
+// What there is to do at a time, and how long until the next; -1: nothing.
+static int run_timers(void)
+{
+	uint64_t now = now_ms(), next = UINT64_MAX;
+
+	if (helper.broker < 0) {
+		connect_if_due();
+		if (helper.broker < 0)
+			next = helper.next_connect_ms;
+	}
+	run_retries(now, &next);
+	if (helper.next_idle_ms && helper.next_idle_ms <= now)
+		helper.next_idle_ms = binding_give_back_idle() ? now + IDLE_LOOK_MS : 0;
+	if (helper.next_idle_ms && helper.next_idle_ms < next)
+		next = helper.next_idle_ms;
+	if (next == UINT64_MAX)
+		return -1;
+	return next <= now ? 1 : (int)(next - now) + 1;
+}
+
+// --- the loop ---
+
+static void run_jobs(void)
+{
+	union rlm_msg msg;
+	struct rlm_conn *c;
+	struct job job;
+
+	while (dequeue(&job)) {
+		switch (job.type) {
+		case JOB_OFFER:
+			c = helper_conn(job.conn);
+			if (!c)
+				break;
+			if (connect_if_due())
+				binding_offer(c);
+			else
+				atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_NO_BROKER,
+						      memory_order_relaxed); // stays QUEUED, see offer_all_again()
+			break;
+		case JOB_WITHDRAW:
+			msg = broker_message(RLM_MSG_WITHDRAW, withdraw, .conn = job.conn);
+			helper_send(&msg, -1);
+			break;
+		case JOB_RELEASE:
+			msg.release = job.release;
+			segment_unbind(job.release.link, job.release.side, job.release.segment);
+			helper_send(&msg, -1);
+			break;
+		case JOB_ACTIVITY:
+			helper_arm_idle();
+			break;
+		}
+	}
+}
+
+static void on_event(const struct epoll_event *e)
+{
+	struct rlm_conn_ref ref = {(uint32_t)(e->data.u64 >> 32) & 0x0fffffff, (uint32_t)e->data.u64};
+	struct rlm_conn *c;
+	uint64_t count;
+
+	switch ((enum watch)(e->data.u64 >> 60)) {
+	case WATCH_WAKE:
+		sys_read(helper.wake_fd, &count, sizeof(count));
+		break;
+	case WATCH_BROKER:
+		while (helper_read_broker())
+			;
+		break;
+	case WATCH_CONTROL:
+		binding_answer_peers();
+		break;
+	case WATCH_CONN:
+		c = helper_conn(ref);
+		if (c)
+			binding_tcp_event(c);
+		break;
+	}
+}
+
+static void *helper_main(void *unused)
+{
+	struct epoll_event events[64];
+	long n;
+
+	(void)unused;
+	helper.tid = rlm_tid();
+	sys_call2(SYS_prctl, 15 /* PR_SET_NAME */, "rlm-helper");
+	binding_watch_inherited();
+	for (;;) {
+		int timeout = run_timers();
+
+		n = sys_call6(SYS_epoll_pwait, helper.epoll_fd, events, 64, timeout, NULL, 8);
+		for (long i = 0; i < n; i++)
+			on_event(&events[i]);
+		run_jobs();
+	}
+	return NULL;
+}
+
+void helper_start(void)
+{
+	int saved = errno;
+	sigset_t all, old;
+	pthread_attr_t attr;
+	pthread_t thread;
+
+	rlm_lock_take(&helper.lock);
+	if (helper_running)
+		goto out;
+	helper.wake_fd = fd_make_internal((int)sys_call2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK));
+	helper.epoll_fd = fd_make_internal((int)sys_call1(SYS_epoll_create1, EPOLL_CLOEXEC));
+	watch(helper.wake_fd, WATCH_WAKE, (struct rlm_conn_ref){0, 0}, EPOLLIN);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attr, 256 * 1024);
+	atomic_store_explicit(&helper_running, 1, memory_order_release);
+	if (pthread_create(&thread, &attr, helper_main, NULL))
+		log_error("cannot start the helper thread, connections stay on TCP");
+	pthread_attr_destroy(&attr);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+out:
+	rlm_lock_drop(&helper.lock);
+	errno = saved;
+}
+
+// In fork's child the thread is gone, and the broker session, epoll instance and eventfd are the parent's.
+void helper_fork_child(void)
+{
+	atomic_store_explicit(&helper.lock.word, 0, memory_order_relaxed);
+	atomic_store_explicit(&pinned, 0, memory_order_relaxed);
+	atomic_store_explicit(&pinned_naming, 0, memory_order_relaxed);
+	if (!atomic_load_explicit(&helper_running, memory_order_relaxed))
+		return;
+	fd_close_internal(helper.broker);
+	fd_close_internal(helper.epoll_fd);
+	fd_close_internal(helper.wake_fd);
+	helper.broker = helper.epoll_fd = helper.wake_fd = -1;
+	helper.put = helper.taken = 0;
+	helper.next_connect_ms = helper.next_idle_ms = 0;
+	memset(helper.retries, 0, sizeof(helper.retries));
+	atomic_store_explicit(&helper_running, 0, memory_order_relaxed);
+}

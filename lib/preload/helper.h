@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The helper thread of a process: talks to the broker, watches TCP of promoted connections, answers peers while the
+// application computes or sleeps. Started late, all signals blocked; gone in fork's child, where it starts again when needed.
+#ifndef RLM_HELPER_H
+#define RLM_HELPER_H
+
+#include "fdtable.h"
+#include "rlm/proto.h"
+
+// From any thread; never waits for the broker.
+void helper_offer(struct rlm_conn *c);
+void helper_withdraw(uint32_t index, uint32_t generation);
+void helper_release(const struct rlm_bound *b);
+extern _Atomic int helper_running;
+void helper_start(void);
+// Something is going to rely on the helper in this process (after fork it has to be started again).
+static inline void helper_ensure(void)
+{
+	if (__builtin_expect(!atomic_load_explicit(&helper_running, memory_order_acquire), 0))
+		helper_start();
+}
+// Somebody used a connection whose idle ring was given back to the system.
+void helper_note_activity(void);
+// Call after the descriptor's entry was cleared and before it is closed: waits (microseconds) until the helper does not use it.
+void helper_wait_unpinned(const struct rlm_conn *c);
+// An offer of this connection may be on its way to the broker with a duplicate of the socket inside.
+bool helper_offer_outstanding(const struct rlm_conn *c);
+
+void helper_fork_child(void);
+bool helper_broker_exists(void);
+const char *helper_socket_path(void);
+
+#endif

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What the hooks have in common: the bracket's other ends, and the kernel's rules for vectors.
+#include "hooks.h"
+
+#include <limits.h>
+
+void hook_send_abandoned(void *arg)
+{
+	struct hook_call *call = arg;
+
+	stream_plain_send_end(call->conn, call->fd, -1);
+}
+
+void hook_recv_abandoned(void *arg)
+{
+	struct hook_call *call = arg;
+
+	stream_plain_recv_end(call->conn, call->fd, NULL, 0, -1, call->flags);
+}
+
+bool hook_recv_end(struct hook_call *call, const struct iovec *iov, int iovcnt, ssize_t *n)
+{
+	int saved = errno;
+	int64_t r;
+
+	_pthread_cleanup_pop(&call->cleanup, 0);
+	r = stream_plain_recv_end(call->conn, call->fd, iov, iovcnt, *n, call->flags);
+	errno = saved;
+	if (*n < 0) // EPERM: the broker was just reading the connection's name in repair mode
+		return saved != EPERM || atomic_load_explicit(&call->conn->flags, memory_order_relaxed) & RLM_CONN_BARRED;
+	if (r == STREAM_AGAIN)
+		return false;
+	*n = rlm_result(r);
+	return true;
+}
+
+bool hook_vector_is_bad(const struct iovec *iov, uint64_t iovcnt)
+{
+	if (iovcnt > IOV_MAX || (iovcnt && hook_is_bad(iov)))
+		return true;
+	for (uint64_t i = 0; i < iovcnt; i++)
+		if (hook_is_bad_range(iov[i].iov_base, iov[i].iov_len))
+			return true;
+	return false;
+}
+
+bool hook_vector_is_empty(const struct iovec *iov, uint64_t iovcnt)
+{
+	for (uint64_t i = 0; i < iovcnt; i++)
+		if (iov[i].iov_len)
+			return false;
+	return true;
+}
+
+// The part of a vector that one call can move. A bad address ends it, as it ends the kernel's copying.
+struct part {
+	const struct iovec *iov;
+	int count;
+	bool bad; // something of the caller's is beyond the part
+	uint64_t total;
+	struct iovec clipped;
+};
+
+static void part_init(struct part *p, const struct iovec *iov, int iovcnt, bool untouched)
+{
+	*p = (struct part){.iov = iov};
+	for (; p->count < iovcnt; p->count++) {
+		const struct iovec *v = &iov[p->count];
+
+		if (v->iov_len == 0)
+			continue;
+		if (!untouched && hook_is_bad(v->iov_base)) {
+			p->bad = true;
+			return;
+		}
+		if (v->iov_len > HOOK_MOST - p->total)
+			break;
+		p->total += v->iov_len;
+	}
+	if (p->total == 0 && p->count < iovcnt) {
+		p->clipped = (struct iovec){iov[p->count].iov_base, HOOK_MOST};
+		p->iov = &p->clipped;
+		p->count = 1;
+		p->total = HOOK_MOST;
+	}
+}
+
+int64_t hook_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
+{
+	struct part p;
+
+	part_init(&p, iov, iovcnt, false);
+	if (__builtin_expect(p.total == 0, 0)) {
+		// TCP says first whether it can be sent on at all.
+		if (REAL(send)(fd, NULL, 0, flags & ~HOOK_SEND_FLAGS) < 0)
+			return -errno;
+		return p.bad ? -EFAULT : 0;
+	}
+	return stream_send(c, fd, p.iov, p.count, flags);
+}
+
+// A receive of nothing waits for something, says how the stream stands, and takes nothing.
+static int64_t recv_nothing(struct rlm_conn *c, int fd, int flags, bool bad)
+{
+	char byte;
+	struct iovec iov = {&byte, 1};
+	int64_t n = stream_recv(c, fd, &iov, 1, (flags & ~(MSG_WAITALL | MSG_TRUNC)) | MSG_PEEK);
+
+	if (n > 0)
+		return bad ? -EFAULT : 0;
+	return n;
+}
+
+int64_t hook_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
+{
+	struct msghdr msg = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)iovcnt};
+	struct part p;
+	ssize_t n;
+
+	if (__builtin_expect(flags & (MSG_OOB | MSG_ERRQUEUE | HOOK_MSG_SOCK_DEVMEM), 0)) {
+		if (!(flags & MSG_ERRQUEUE) && stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0)
+			return -ENOBUFS;
+		n = REAL(recvmsg)(fd, &msg, flags);
+		return n < 0 ? -errno : n;
+	}
+	part_init(&p, iov, iovcnt, flags & MSG_TRUNC);
+	if (__builtin_expect(p.total == 0, 0))
+		return recv_nothing(c, fd, flags, p.bad);
+	return stream_recv(c, fd, p.iov, p.count, flags);
+}

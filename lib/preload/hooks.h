@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Shared by the hooks_*.c files only.
+//
+// A hook looks the descriptor up; the kernel alone is concerned: the real function. Else, while the connection is not bound, the real
+// function between hook_*_begin() and hook_*_end(), so that every argument meets the kernel's own checks; else hook_send() or hook_recv().
+#ifndef RLM_HOOKS_H
+#define RLM_HOOKS_H
+
+#include <pthread.h>
+
+#include "real.h"
+#include "stream.h"
+
+// Value of a FD_SOCKET entry.
+#define SOCKET_NONBLOCK 0x1u
+#define SOCKET_BARRED 0x2u // has an option that only TCP can honour
+#define SOCKET_OTHER 0x4u  // accepts connections, but they are not TCP
+
+// Flags that are not for the bracket: hook_send() and hook_recv() know what to do.
+#define HOOK_SEND_FLAGS (MSG_OOB | MSG_ZEROCOPY | MSG_FASTOPEN)
+#define HOOK_RECV_FLAGS (MSG_OOB | MSG_ERRQUEUE | MSG_WAITALL | MSG_TRUNC | HOOK_MSG_SOCK_DEVMEM)
+#define HOOK_MSG_SOCK_DEVMEM 0x2000000
+
+#define HOOK_MOST 0x7ffff000u // bytes that one call moves at most (Linux's MAX_RW_COUNT)
+
+// A kernel call within the bracket. It may end without returning, by cancellation or by siglongjmp() in a signal handler;
+// libc runs handlers of this old kind, which cost two stores, in both cases.
+struct hook_call {
+	struct _pthread_cleanup_buffer cleanup;
+	struct rlm_conn *conn;
+	int fd;
+	int flags;
+};
+
+void _pthread_cleanup_push(struct _pthread_cleanup_buffer *buffer, void (*routine)(void *), void *arg);
+void _pthread_cleanup_pop(struct _pthread_cleanup_buffer *buffer, int execute);
+
+void hook_send_abandoned(void *call);
+void hook_recv_abandoned(void *call);
+
+static inline bool hook_send_begin(struct hook_call *call, struct rlm_conn *c, int fd, int flags)
+{
+	if (__builtin_expect(flags & HOOK_SEND_FLAGS, 0) || !stream_plain_send_begin(c))
+		return false;
+	call->conn = c;
+	call->fd = fd;
+	_pthread_cleanup_push(&call->cleanup, hook_send_abandoned, call);
+	return true;
+}
+
+static inline ssize_t hook_send_end(struct hook_call *call, ssize_t n)
+{
+	int saved = errno;
+
+	_pthread_cleanup_pop(&call->cleanup, 0);
+	stream_plain_send_end(call->conn, call->fd, n);
+	errno = saved;
+	return n;
+}
+
+static inline bool hook_recv_begin(struct hook_call *call, struct rlm_conn *c, int fd, int flags)
+{
+	if (__builtin_expect(flags & HOOK_RECV_FLAGS, 0) || !stream_plain_recv_begin(c))
+		return false;
+	call->conn = c;
+	call->fd = fd;
+	call->flags = flags;
+	_pthread_cleanup_push(&call->cleanup, hook_recv_abandoned, call);
+	return true;
+}
+
+// *n: the kernel's result, then the caller's. false: nothing of it is the caller's, go on with hook_recv().
+bool hook_recv_end(struct hook_call *call, const struct iovec *iov, int iovcnt, ssize_t *n);
+
+// Whatever carries the connection, with the kernel's answers to empty and bad vectors. >= 0 or -errno.
+int64_t hook_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags);
+int64_t hook_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags);
+
+// The kernel refuses such a vector before it looks at the socket: ask it.
+bool hook_vector_is_bad(const struct iovec *iov, uint64_t iovcnt);
+bool hook_vector_is_empty(const struct iovec *iov, uint64_t iovcnt);
+
+// An address that no process can have mapped. Others are the copying code's affair.
+static inline bool hook_is_bad(const void *p)
+{
+#if defined(__x86_64__)
+	return (intptr_t)p < 4096; // the upper half is the kernel's
+#else
+	return (uintptr_t)p < 4096; // the top byte may be a tag
+#endif
+}
+
+// A range that no process can have, so that the kernel refuses the whole call.
+static inline bool hook_is_bad_range(const void *p, size_t len)
+{
+#if defined(__x86_64__)
+	return (ssize_t)len < 0 || (intptr_t)((uintptr_t)p + len) < 0;
+#else
+	return len >> 52 != 0;
+#endif
+}
+
+// A descriptor number that the kernel has just given out: what the table says of it, if anything, was closed behind our back.
+static inline void hook_fresh(int fd)
+{
+	if (__builtin_expect(fd_kind(fd) != FD_UNKNOWN, 0))
+		fd_clear(fd);
+}
+
+// The calling thread is vfork's child, or runs in another process that shares our memory: its descriptors are not those of our table.
+bool hook_in_vfork(void);
+
+// Around a fork that runs no pthread_atfork() handlers. pid: its result.
+void hook_fork_prepare(void);
+void hook_fork_done(long pid);
+
+// The process uses sockets in a way that no hook sees: all connections stay on TCP from now on.
+void hook_bar_all(void);
+
+#endif

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Processes: what replaces this program, or starts another one with our descriptors.
+//
+// fork(), daemon(), forkpty() run the handlers that init.c has registered with pthread_atfork(). vfork() is not hooked: its child would
+// return through a stack frame that the parent still needs. It shares our memory, so hooks that change the table ask hook_in_vfork().
+// _Fork(), clone() and the system calls run no handlers; these hooks do.
+#include "hooks.h"
+
+#include <sched.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "sys.h"
+
+static int process_id;
+
+static void note_process(void)
+{
+	process_id = (int)sys_call0(SYS_getpid);
+}
+
+__attribute__((constructor)) static void proc_init(void)
+{
+	note_process();
+	pthread_atfork(NULL, NULL, note_process);
+}
+
+bool hook_in_vfork(void)
+{
+	return process_id && process_id != (int)sys_call0(SYS_getpid);
+}
+
+// --- fork by other names ---
+
+void hook_fork_prepare(void)
+{
+	stream_fork_prepare();
+}
+
+void hook_fork_done(long pid)
+{
+	int saved = errno;
+
+	if (pid == 0) {
+		note_process();
+		stream_fork_child();
+	} else {
+		stream_fork_parent();
+	}
+	errno = saved;
+}
+
+RLM_EXPORT pid_t _Fork(void)
+{
+	pid_t pid;
+
+	hook_fork_prepare();
+	pid = REAL(_Fork)();
+	hook_fork_done(pid);
+	return pid;
+}
+
+struct clone_start {
+	int (*fn)(void *);
+	void *arg;
+};
+
+static int clone_child(void *arg)
+{
+	struct clone_start start = *(struct clone_start *)arg;
+
+	hook_fork_done(0);
+	return start.fn(start.arg);
+}
+
+RLM_EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
+{
+	struct clone_start start = {fn, arg};
+	void *rest[3];
+	va_list args;
+	int r;
+
+	va_start(args, arg);
+	for (int i = 0; i < 3; i++)
+		rest[i] = va_arg(args, void *);
+	va_end(args);
+	if (flags & (CLONE_VM | CLONE_FILES) || !fn || !stack)
+		return REAL(clone)(fn, stack, flags, arg, rest[0], rest[1], rest[2]);
+	hook_fork_prepare();
+	r = REAL(clone)(clone_child, stack, flags, &start, rest[0], rest[1], rest[2]);
+	hook_fork_done(r);
+	return r;
+}
+
+// The child closes descriptors 0 to 2 inside libc.
+RLM_EXPORT int daemon(int nochdir, int noclose)
+{
+	int r = REAL(daemon)(nochdir, noclose);
+
+	for (int fd = 0; fd <= 2 && r == 0 && !noclose; fd++)
+		if (fd_kind(fd) != FD_UNKNOWN)
+			stream_forget(fd);
+	return r;
+}
+
+// --- exec ---
+
+// vfork's child runs as the thread that waits for it: what that thread remembers of itself must stay true.
+static void before_exec(void)
+{
+	uint32_t tid = rlm_self_tid;
+	int saved = errno;
+
+	stream_before_exec();
+	rlm_self_tid = tid;
+	errno = saved;
+}
+
+RLM_EXPORT int execve(const char *path, char *const argv[], char *const envp[])
+{
+	before_exec();
+	return REAL(execve)(path, argv, envp);
+}
+
+RLM_EXPORT int execv(const char *path, char *const argv[])
+{
+	before_exec();
+	return REAL(execv)(path, argv);
+}
+
+RLM_EXPORT int execvp(const char *file, char *const argv[])
+{
+	before_exec();
+	return REAL(execvp)(file, argv);
+}
+
+RLM_EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
+{
+	before_exec();
+	return REAL(execvpe)(file, argv, envp);
+}
+
+RLM_EXPORT int execveat(int fd, const char *path, char *const argv[], char *const envp[], int flags)
+{
+	before_exec();
+	return REAL(execveat)(fd, path, argv, envp, flags);
+}
+
+RLM_EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
+{
+	before_exec();
+	return REAL(fexecve)(fd, argv, envp);
+}
+
+// libc's execl() and its like call execve() inside libc, so the list is made here.
+static size_t count_args(va_list args)
+{
+	size_t n = 1;
+
+	while (va_arg(args, char *))
+		n++;
+	return n;
+}
+
+static void list_args(char **argv, const char *first, va_list args)
+{
+	argv[0] = (char *)(uintptr_t)first;
+	for (size_t i = 1; argv[i - 1]; i++)
+		argv[i] = va_arg(args, char *);
+}
+
+static size_t list_size(const char *first, va_list args)
+{
+	return first ? count_args(args) + 1 : 1;
+}
+
+RLM_EXPORT int execl(const char *path, const char *first, ...)
+{
+	va_list args;
+
+	va_start(args, first);
+	char *argv[list_size(first, args)];
+	va_end(args);
+	va_start(args, first);
+	list_args(argv, first, args);
+	va_end(args);
+	before_exec();
+	return REAL(execv)(path, argv);
+}
+
+RLM_EXPORT int execlp(const char *file, const char *first, ...)
+{
+	va_list args;
+
+	va_start(args, first);
+	char *argv[list_size(first, args)];
+	va_end(args);
+	va_start(args, first);
+	list_args(argv, first, args);
+	va_end(args);
+	before_exec();
+	return REAL(execvp)(file, argv);
+}
+
+RLM_EXPORT int execle(const char *path, const char *first, ...)
+{
+	char *const *envp;
+	va_list args;
+
+	va_start(args, first);
+	char *argv[list_size(first, args)];
+	va_end(args);
+	va_start(args, first);
+	list_args(argv, first, args);
+	envp = va_arg(args, char *const *);
+	va_end(args);
+	before_exec();
+	return REAL(execve)(path, argv, envp);
+}
+
+// --- programs started by libc ---
+
+RLM_EXPORT int posix_spawn(pid_t *restrict pid, const char *restrict path, const posix_spawn_file_actions_t *actions,
+			   const posix_spawnattr_t *restrict attr, char *const argv[restrict],
+			   char *const envp[restrict])
+{
+	before_exec();
+	return REAL(posix_spawn)(pid, path, actions, attr, argv, envp);
+}
+
+RLM_EXPORT int posix_spawnp(pid_t *restrict pid, const char *restrict file, const posix_spawn_file_actions_t *actions,
+			    const posix_spawnattr_t *restrict attr, char *const argv[restrict],
+			    char *const envp[restrict])
+{
+	before_exec();
+	return REAL(posix_spawnp)(pid, file, actions, attr, argv, envp);
+}
+
+// The new program gets the connection even though it is closed on exec here.
+RLM_EXPORT int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *actions, int fd, int newfd)
+{
+	struct rlm_conn *c = fd_conn(fd);
+
+	if (c)
+		stream_to_kernel(c, fd, RLM_WHY_SHARED);
+	return REAL(posix_spawn_file_actions_adddup2)(actions, fd, newfd);
+}
+
+RLM_EXPORT int system(const char *command)
+{
+	before_exec();
+	return REAL(system)(command);
+}
+
+RLM_EXPORT FILE *popen(const char *command, const char *mode)
+{
+	before_exec();
+	return REAL(popen)(command, mode);
+}

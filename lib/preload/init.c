@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Start and end of the library in a process, and the optional API.
+//
+// Everything works before our constructor ran and after our destructor: calls then go straight to the kernel. A set-user-ID program
+// is left alone.
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/auxv.h>
+
+#include "stream_internal.h"
+
+#define CONNECTIONS 65536u
+#define BINDINGS 16384u
+
+// futex_waitv came with Linux 5.16, and a sandbox may forbid it.
+static bool kernel_is_good(void)
+{
+	_Atomic uint32_t word = 1;
+
+	return sys_futex_wait2(&word, 0, &word, 0, NULL) == -EAGAIN;
+}
+
+static void fork_prepare(void)
+{
+	stream_fork_prepare();
+}
+
+static void fork_parent(void)
+{
+	stream_fork_parent();
+}
+
+static void fork_child(void)
+{
+	process_id = (int)sys_call0(SYS_getpid);
+	stream_fork_child();
+}
+
+__attribute__((constructor)) static void start(void)
+{
+	cpu_set_t cpus;
+	int saved = errno;
+
+	rlm_real_init();
+	if (getauxval(AT_SECURE))
+		goto out;
+	settings_read();
+	process_id = (int)sys_call0(SYS_getpid);
+	if (!settings.enabled)
+		goto out;
+	if (!kernel_is_good()) {
+		log_warn("this kernel has no futex_waitv, everything stays on TCP");
+		goto out;
+	}
+	CPU_ZERO(&cpus);
+	sched_getaffinity(0, sizeof(cpus), &cpus);
+	wake_init((unsigned)CPU_COUNT(&cpus), settings.spin);
+	stream_threshold_calls = settings.offer_calls;
+	stream_threshold_bytes = settings.offer_bytes;
+	if (arena_init(&arena, CONNECTIONS, BINDINGS) < 0)
+		goto out;
+	arena.table_fd = fd_make_internal(arena.table_fd);
+	arena.tickets_fd = fd_make_internal(arena.tickets_fd);
+	if (fdtable_init() < 0)
+		goto out;
+	fd_set_entry(arena.table_fd, FD_INTERNAL, 0);
+	fd_set_entry(arena.tickets_fd, FD_INTERNAL, 0);
+	pthread_atfork(fork_prepare, fork_parent, fork_child);
+out:
+	errno = saved;
+}
+
+// What a family member that goes away leaves to the others.
+__attribute__((destructor)) static void end(void)
+{
+	if (!stream_forked)
+		return;
+	for (int fd = 0; fd <= fd_highest(); fd++) {
+		struct rlm_conn *c = fd_conn(fd);
+
+		if (c && atomic_load_explicit(&c->refs, memory_order_relaxed) > 1)
+			atomic_fetch_sub_explicit(&c->refs, 1, memory_order_relaxed);
+	}
+}
+
+RLM_EXPORT int rlm_socket_info_v1(int fd, struct rlm_info *info);
+
+RLM_EXPORT int rlm_socket_info_v1(int fd, struct rlm_info *info)
+{
+	struct rlm_conn *c = fd_conn(fd);
+	const struct rlm_conn_stat *s;
+	int type, protocol = 0;
+	socklen_t len = sizeof(type);
+
+	if (REAL(getsockopt)(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0)
+		return -1;
+	len = sizeof(protocol);
+	REAL(getsockopt)(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len);
+	if (!c) {
+		info->why = protocol != 6 /* TCP */ ? RLM_WHY_NOT_TCP
+			    : settings.enabled	    ? RLM_WHY_UNTRACKED
+						    : RLM_WHY_DISABLED;
+		return 0;
+	}
+	s = conn_stat(&arena, c);
+	info->tx_carrier = s->tx_carrier;
+	info->rx_carrier = s->rx_carrier;
+	info->why = s->why;
+	info->tx_bytes_ring = s->tx_bytes_ring;
+	info->rx_bytes_ring = s->rx_bytes_ring;
+	info->tx_bytes_plain = s->tx_bytes_plain;
+	info->rx_bytes_plain = s->rx_bytes_plain;
+	info->switches = s->switches;
+	return 0;
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Mapping and unmapping what the broker hands out.
+#include "links.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "fdtable.h"
+#include "settings.h"
+#include "sys.h"
+
+struct link *links;
+
+struct link *link_find(uint64_t id, uint32_t side)
+{
+	for (struct link *l = links; l; l = l->next)
+		if (l->id == id && l->side == side)
+			return l;
+	return NULL;
+}
+
+struct segment *segment_find(const struct link *link, uint32_t number)
+{
+	for (struct segment *s = link ? link->segments : NULL; s; s = s->next)
+		if (s->number == number)
+			return s;
+	return NULL;
+}
+
+static void close_all(const int *fds, int n)
+{
+	for (int i = 0; i < n; i++)
+		sys_close(fds[i]);
+}
+
+int link_add(const struct rlm_msg_link *msg, const int fds[2])
+{
+	struct link *l = calloc(1, sizeof(*l));
+
+	if (!l || link_find(msg->link, msg->side)) {
+		free(l);
+		close_all(fds, 2);
+		return -EINVAL;
+	}
+	l->id = msg->link;
+	l->side = msg->side;
+	l->peer_pid = msg->peer_pid;
+	memcpy(l->peer_command, msg->peer_command, sizeof(l->peer_command));
+	l->peer_command[sizeof(l->peer_command) - 1] = 0;
+	l->control_mine = fd_make_internal(fds[0]);
+	l->control_peer = fd_make_internal(fds[1]);
+	l->next = links;
+	links = l;
+	return 0;
+}
+
+static uint8_t *map_region(int fd, uint64_t size, int protection)
+{
+	struct stat st;
+	long p;
+
+	// A file that is too short would turn an access into SIGBUS. rlmd has sealed it against shrinking.
+	if (sys_call2(SYS_fstat, fd, &st) < 0 || (uint64_t)st.st_size < size)
+		return NULL;
+	p = sys_call6(SYS_mmap, 0, size, protection, MAP_SHARED, fd, 0);
+	return p < 0 && p > -4096 ? NULL : (uint8_t *)p;
+}
+
+static bool shape_is_good(const struct rlm_msg_segment *msg)
+{
+	return msg->slots >= 1 && msg->slots <= RLM_SLOTS_MAX && msg->ring_size >= RLM_RING_SIZE_MIN &&
+	       msg->ring_size <= RLM_RING_SIZE_MAX && (msg->ring_size & (msg->ring_size - 1)) == 0;
+}
+
+int segment_add(const struct rlm_msg_segment *msg, const int fds[4])
+{
+	struct link *l = link_find(msg->link, msg->side);
+	struct segment *s = calloc(1, sizeof(*s));
+
+	if (!l || !s || !shape_is_good(msg) || segment_find(l, msg->segment)) {
+		free(s);
+		close_all(fds, 4);
+		return -EINVAL;
+	}
+	s->number = msg->segment;
+	s->slots = msg->slots;
+	s->ring_size = msg->ring_size;
+	s->size = rlm_region_size(msg->slots, msg->ring_size);
+	s->mine = map_region(fds[0], s->size, PROT_READ | PROT_WRITE);
+	s->peer = map_region(fds[1], s->size, PROT_READ);
+	close_all(fds, 2);
+	if (!s->mine || !s->peer) {
+		if (s->mine)
+			sys_call2(SYS_munmap, s->mine, s->size);
+		if (s->peer)
+			sys_call2(SYS_munmap, s->peer, s->size);
+		close_all(fds + 2, 2);
+		free(s);
+		return -ENOMEM;
+	}
+	s->doorbell_mine = fd_make_internal(fds[2]);
+	s->doorbell_peer = fd_make_internal(fds[3]);
+	s->next = l->segments;
+	l->segments = s;
+	return 0;
+}
+
+static void segment_free(struct link *l, struct segment *s)
+{
+	struct segment **at = &l->segments;
+
+	while (*at != s)
+		at = &(*at)->next;
+	*at = s->next;
+	sys_call2(SYS_munmap, s->mine, s->size);
+	sys_call2(SYS_munmap, s->peer, s->size);
+	fd_close_internal(s->doorbell_mine);
+	fd_close_internal(s->doorbell_peer);
+	free(s);
+}
+
+static void link_free_if_empty(struct link *l)
+{
+	struct link **at = &links;
+
+	if (!l->dropped || l->segments)
+		return;
+	while (*at != l)
+		at = &(*at)->next;
+	*at = l->next;
+	fd_close_internal(l->control_mine);
+	fd_close_internal(l->control_peer);
+	free(l);
+}
+
+void link_drop(uint64_t id, uint32_t side, uint32_t segment)
+{
+	struct link *l = link_find(id, side);
+
+	if (!l)
+		return;
+	l->dropped |= segment == RLM_ALL_SEGMENTS;
+	for (struct segment *s = l->segments, *next; s; s = next) {
+		next = s->next;
+		if (segment != RLM_ALL_SEGMENTS && s->number != segment)
+			continue;
+		s->dropped = true;
+		if (!s->bound)
+			segment_free(l, s);
+	}
+	link_free_if_empty(l);
+}
+
+void segment_unbind(uint64_t id, uint32_t side, uint32_t number)
+{
+	struct link *l = link_find(id, side);
+	struct segment *s = segment_find(l, number);
+
+	if (!s)
+		return;
+	s->bound--;
+	if (s->dropped && !s->bound)
+		segment_free(l, s);
+	link_free_if_empty(l);
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Links and segments of this process. Used by the helper thread alone, except after fork, when the child inherits what is mapped.
+#ifndef RLM_LINKS_H
+#define RLM_LINKS_H
+
+#include <stdbool.h>
+
+#include "rlm/layout.h"
+#include "rlm/proto.h"
+
+struct segment {
+	struct segment *next; // link::segments
+	uint32_t number;
+	uint32_t slots;
+	uint32_t ring_size;
+	uint32_t bound;   // slots in use on our side
+	bool dropped;     // unmap when bound is 0
+	uint64_t size;    // bytes of each region
+	uint8_t *mine;    // read-write
+	uint8_t *peer;    // read-only
+	int doorbell_mine;
+	int doorbell_peer;
+};
+
+struct link {
+	struct link *next;
+	uint64_t id;
+	uint32_t side;
+	uint32_t peer_pid;
+	char peer_command[32];
+	int control_mine;
+	int control_peer;
+	bool dropped;
+	struct segment *segments;
+};
+
+extern struct link *links;
+
+struct link *link_find(uint64_t id, uint32_t side);
+struct segment *segment_find(const struct link *link, uint32_t number);
+// Take ownership of the descriptors, also on failure. 0 or -errno.
+int link_add(const struct rlm_msg_link *msg, const int fds[2]);
+int segment_add(const struct rlm_msg_segment *msg, const int fds[4]);
+void link_drop(uint64_t id, uint32_t side, uint32_t segment);
+// A slot is free again on our side.
+void segment_unbind(uint64_t id, uint32_t side, uint32_t segment);
+
+static inline struct rlm_slot_shared *segment_slot(uint8_t *region, uint32_t slot)
+{
+	return (struct rlm_slot_shared *)(region + RLM_SLOTS_OFFSET) + slot;
+}
+
+static inline uint8_t *segment_ring(const struct segment *s, uint8_t *region, uint32_t slot)
+{
+	return region + rlm_data_offset(s->slots) + (uint64_t)slot * s->ring_size;
+}
+
+#endif

@@ -1,0 +1,548 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// poll, ppoll, select, pselect: ring state for connections that are bound, the kernel for everything else, in one answer.
+//
+// A sleeping thread listens on the doorbells of the segments concerned through an epoll instance of its own, in which they are
+// registered edge-triggered: every ring is an edge for every instance, so threads cannot take each other's. Stale edges are harvested
+// before listening; what comes after is seen by the kernel's poll.
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+
+#include "epoll.h"
+#include "ready.h"
+#include "stream_internal.h"
+
+// --- this thread's bells ---
+
+#define BELLS_KNOWN 64
+
+static __thread struct {
+	int epoll_fd; // + 1
+	int32_t owner; // process it was made in
+	uint32_t count;
+	uint32_t epoch; // of doorbell numbers, see fd_internal_epoch
+	int known[BELLS_KNOWN];
+} bells;
+
+static pthread_key_t bells_key;
+static pthread_once_t bells_once = PTHREAD_ONCE_INIT;
+
+static void bells_close(void *fd)
+{
+	fd_close_internal((int)(intptr_t)fd - 1);
+}
+
+static void bells_init_key(void)
+{
+	pthread_key_create(&bells_key, bells_close);
+}
+
+static int bells_fd(void)
+{
+	int32_t pid = (int32_t)process_id;
+
+	if (bells.epoll_fd && bells.owner == pid)
+		return bells.epoll_fd - 1;
+	// After fork the inherited one is the parent's; its edges are not ours to take.
+	bells.epoll_fd = fd_make_internal((int)sys_call1(SYS_epoll_create1, EPOLL_CLOEXEC)) + 1;
+	bells.owner = pid;
+	bells.count = 0;
+	pthread_once(&bells_once, bells_init_key);
+	pthread_setspecific(bells_key, (void *)(intptr_t)bells.epoll_fd);
+	return bells.epoll_fd - 1;
+}
+
+static void bells_add(int doorbell)
+{
+	int fd = bells_fd();
+
+	if (bells.epoch != fd_internal_epoch) {
+		bells.count = 0;
+		bells.epoch = fd_internal_epoch;
+	}
+	for (uint32_t i = 0; i < bells.count; i++)
+		if (bells.known[i] == doorbell)
+			return;
+	ready_watch_doorbell(fd, doorbell, 0);
+	if (bells.count < BELLS_KNOWN)
+		bells.known[bells.count++] = doorbell;
+}
+
+static void bells_harvest(void)
+{
+	struct epoll_event stale[16];
+
+	while (sys_call6(SYS_epoll_pwait, bells_fd(), stale, 16, 0, NULL, 8) == 16)
+		;
+}
+
+// --- poll ---
+
+struct entry {
+	struct rlm_conn *conn; // bound, or NULL
+	bool epoll;            // an instance that holds bound connections
+	struct rlm_bound *listening;
+	uint64_t head;
+};
+
+struct polling {
+	struct pollfd *fds;
+	nfds_t n;
+	struct pollfd *shadow; // n + 1
+	struct entry *entries;
+	struct deadline deadline;
+	bool forever;
+	const sigset_t *mask;
+};
+
+static bool is_ours(int fd, struct entry *e)
+{
+	uint32_t entry = fd_entry(fd);
+
+	e->conn = NULL;
+	e->epoll = false;
+	if (entry >> FD_VALUE_BITS == FD_CONN) {
+		struct rlm_conn *c = &arena.conns[entry & FD_VALUE_MASK];
+
+		if (atomic_load_explicit(&c->bound, memory_order_acquire))
+			e->conn = c;
+	} else if (entry >> FD_VALUE_BITS == FD_EPOLL) {
+		e->epoll = true;
+	}
+	return e->conn || e->epoll;
+}
+
+static void look_up(struct polling *p)
+{
+	for (nfds_t i = 0; i < p->n; i++)
+		if (p->fds[i].fd >= 0)
+			is_ours(p->fds[i].fd, &p->entries[i]);
+}
+
+static void make_shadow(struct polling *p)
+{
+	for (nfds_t i = 0; i < p->n; i++) {
+		p->shadow[i] = p->fds[i];
+		p->shadow[i].revents = 0;
+		if (p->entries[i].conn) {
+			uint32_t wanted = (uint16_t)p->fds[i].events;
+
+			if (wanted & (EPOLLIN | EPOLLRDNORM))
+				wanted |= EPOLLIN; // frames come this way too
+			p->shadow[i].events = (short)ready_kernel_mask(p->entries[i].conn, wanted);
+		}
+	}
+	p->shadow[p->n] = (struct pollfd){.fd = -1};
+}
+
+// Kernel's answer in shadow, ours in fds. Number of descriptors with events.
+static int evaluate(struct polling *p)
+{
+	int count = 0;
+
+	for (nfds_t i = 0; i < p->n; i++) {
+		struct entry *e = &p->entries[i];
+		uint32_t events = (uint16_t)p->shadow[i].revents;
+		uint32_t wanted = (uint16_t)p->fds[i].events | POLLERR | POLLHUP | POLLNVAL;
+		struct ready r;
+
+		// Bound while we slept: what the kernel shows may be a frame.
+		if (!e->conn && events && p->fds[i].fd >= 0)
+			is_ours(p->fds[i].fd, e);
+		if (e->conn) {
+			r = ready_now(e->conn, p->fds[i].fd, events);
+			e->head = r.head;
+			events = r.events;
+		} else if (e->epoll) {
+			events = epoll_is_ready(p->fds[i].fd) ? POLLIN | POLLRDNORM : 0;
+		}
+		p->fds[i].revents = (short)(events & wanted);
+		count += p->fds[i].revents != 0;
+	}
+	return count;
+}
+
+static int ask_kernel_now(struct polling *p)
+{
+	const struct timespec zero = {0, 0};
+
+	return REAL(ppoll)(p->shadow, p->n, &zero, NULL);
+}
+
+// Spins over the heads of all rings in the set.
+static bool spin(struct polling *p)
+{
+	uint64_t start = sys_ticks(), last = start, now;
+	struct rlm_bound *first = NULL;
+
+	for (nfds_t i = 0; i < p->n && !first; i++)
+		first = p->entries[i].listening;
+	if (!first || !wake_may_spin(&first->rx_spin))
+		return false;
+	for (;;) {
+		for (int round = 0; round < 4; round++) {
+			for (nfds_t i = 0; i < p->n; i++) {
+				struct entry *e = &p->entries[i];
+
+				if (e->listening && ready_maybe(e->listening, (uint16_t)p->fds[i].events, e->head)) {
+					wake_spin_paid(&first->rx_spin);
+					return true;
+				}
+			}
+			sys_pause();
+		}
+		now = sys_ticks();
+		if (!wake_spin_on(&first->rx_spin, start, last, now))
+			return false;
+		last = now;
+	}
+}
+
+static uint32_t listen_mask(const struct pollfd *f)
+{
+	return (uint16_t)f->events & (EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLRDHUP);
+}
+
+static void hold(struct polling *p)
+{
+	for (nfds_t i = 0; i < p->n; i++)
+		if (p->entries[i].conn)
+			p->entries[i].listening = ready_hold(p->entries[i].conn);
+}
+
+static void release(struct polling *p)
+{
+	for (nfds_t i = 0; i < p->n; i++)
+		if (p->entries[i].listening) {
+			ready_release(p->entries[i].conn);
+			p->entries[i].listening = NULL;
+		}
+}
+
+static void listen_all(struct polling *p)
+{
+	for (nfds_t i = 0; i < p->n; i++) {
+		struct entry *e = &p->entries[i];
+
+		if (e->listening)
+			bells_add(e->listening->doorbell_mine);
+		else if (e->epoll)
+			epoll_arm(p->fds[i].fd);
+	}
+	bells_harvest();
+	for (nfds_t i = 0; i < p->n; i++)
+		if (p->entries[i].listening)
+			ready_listen(p->entries[i].listening, listen_mask(&p->fds[i]));
+}
+
+static void unlisten_all(struct polling *p)
+{
+	for (nfds_t i = 0; i < p->n; i++)
+		if (p->entries[i].listening)
+			ready_unlisten(p->entries[i].listening, listen_mask(&p->fds[i]));
+}
+
+// One sleep. > 0 or 0: look again (0 with *timed_out), < 0: -errno.
+static int sleep_once(struct polling *p, bool *timed_out)
+{
+	struct timespec left = {0, 0};
+	struct rlm_bound *first = NULL;
+	uint64_t start = sys_ticks();
+	int n = 0;
+
+	for (nfds_t i = 0; i < p->n && !first; i++)
+		first = p->entries[i].listening;
+	listen_all(p);
+	// After listening everything is looked at once more; see wake.h.
+	make_shadow(p);
+	n = ask_kernel_now(p);
+	if (n >= 0 && evaluate(p) == 0) {
+		p->shadow[p->n] = (struct pollfd){.fd = bells_fd(), .events = POLLIN};
+		if (!p->forever && !deadline_left(&p->deadline, &left))
+			*timed_out = true;
+		n = REAL(ppoll)(p->shadow, p->n + 1, p->forever ? NULL : &left, p->mask);
+		if (n < 0)
+			n = -errno;
+		else if (n > 0)
+			*timed_out = false;
+		else
+			*timed_out = true;
+	}
+	unlisten_all(p);
+	if (first)
+		wake_slept(&first->rx_spin, sys_ticks() - start);
+	return n;
+}
+
+// Something in the set is bound (or an epoll instance of ours).
+static int poll_ours(struct polling *p)
+{
+	bool timed_out = false;
+	int n;
+
+	for (;;) {
+		look_up(p);
+		make_shadow(p);
+		n = ask_kernel_now(p);
+		if (n < 0)
+			return -errno;
+		n = evaluate(p);
+		if (n || timed_out)
+			return n;
+		if (!p->forever && !p->deadline.set)
+			return 0;
+		helper_ensure();
+		hold(p);
+		if (!spin(p)) {
+			n = sleep_once(p, &timed_out);
+			if (n < 0) {
+				release(p);
+				return n;
+			}
+		}
+		release(p);
+	}
+}
+
+#define ON_STACK 64
+
+static int run_poll(struct pollfd *fds, nfds_t n, struct deadline deadline, bool forever, const sigset_t *mask)
+{
+	struct pollfd few_shadow[ON_STACK + 1];
+	struct entry few_entries[ON_STACK];
+	struct polling p = {.fds = fds, .n = n, .deadline = deadline, .forever = forever, .mask = mask};
+	int r;
+
+	p.shadow = n <= ON_STACK ? few_shadow : malloc((n + 1) * sizeof(*p.shadow));
+	p.entries = n <= ON_STACK ? few_entries : malloc(n * sizeof(*p.entries));
+	if (!p.shadow || !p.entries) {
+		r = -ENOMEM;
+	} else {
+		memset(p.entries, 0, n * sizeof(*p.entries));
+		r = poll_ours(&p);
+	}
+	if (n > ON_STACK) {
+		free(p.shadow);
+		free(p.entries);
+	}
+	return r;
+}
+
+static bool any_tracked(const struct pollfd *fds, nfds_t n, bool *any_ours)
+{
+	struct entry e;
+	bool tracked = false;
+
+	*any_ours = false;
+	for (nfds_t i = 0; i < n; i++) {
+		uint32_t kind = fds[i].fd < 0 ? 0 : fd_entry(fds[i].fd) >> FD_VALUE_BITS;
+
+		if (kind != FD_CONN && kind != FD_EPOLL)
+			continue;
+		tracked = true;
+		if (is_ours(fds[i].fd, &e)) {
+			*any_ours = true;
+			return true;
+		}
+	}
+	return tracked;
+}
+
+// A connection in the set was bound while the kernel's poll slept: its answer may be a frame.
+static bool needs_second_look(const struct pollfd *fds, nfds_t n)
+{
+	struct entry e;
+
+	for (nfds_t i = 0; i < n; i++)
+		if (fds[i].revents && fds[i].fd >= 0 && is_ours(fds[i].fd, &e))
+			return true;
+	return false;
+}
+
+static struct deadline deadline_from(const struct timespec *timeout)
+{
+	struct deadline d = {0};
+
+	if (timeout && (timeout->tv_sec || timeout->tv_nsec))
+		deadline_start(&d, (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec);
+	return d;
+}
+
+static int poll_any(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
+{
+	struct deadline deadline = {0};
+	bool ours;
+	int r;
+
+	if (n > FDTABLE_SIZE || !any_tracked(fds, n, &ours))
+		return REAL(ppoll)(fds, n, timeout, mask);
+	deadline = deadline_from(timeout);
+	if (!ours) {
+		r = REAL(ppoll)(fds, n, timeout, mask);
+		if (r <= 0 || !needs_second_look(fds, n))
+			return r;
+	}
+	return (int)rlm_result(run_poll(fds, n, deadline, !timeout, mask));
+}
+
+RLM_EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout)
+{
+	struct timespec t = {timeout / 1000, (long)(timeout % 1000) * 1000000};
+	bool ours;
+
+	if (n > FDTABLE_SIZE || !any_tracked(fds, n, &ours))
+		return REAL(poll)(fds, n, timeout);
+	return poll_any(fds, n, timeout < 0 ? NULL : &t, NULL);
+}
+
+RLM_EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
+{
+	if (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= 1000000000))
+		return REAL(ppoll)(fds, n, timeout, mask); // EINVAL
+	return poll_any(fds, n, timeout, mask);
+}
+
+int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t size);
+int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask, size_t size);
+
+RLM_EXPORT int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t size)
+{
+	if (size / sizeof(*fds) < n)
+		return REAL(__poll_chk)(fds, n, timeout, size); // aborts
+	return poll(fds, n, timeout);
+}
+
+RLM_EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask,
+			   size_t size)
+{
+	if (size / sizeof(*fds) < n)
+		return REAL(__ppoll_chk)(fds, n, timeout, mask, size);
+	return ppoll(fds, n, timeout, mask);
+}
+
+// --- select ---
+
+static bool in_set(const fd_set *set, int fd)
+{
+	return set && ((const unsigned long *)set)[fd / (8 * (int)sizeof(long))] >> (fd % (8 * (int)sizeof(long))) & 1;
+}
+
+static void put_in_set(fd_set *set, int fd)
+{
+	((unsigned long *)set)[fd / (8 * (int)sizeof(long))] |= 1ul << (fd % (8 * (int)sizeof(long)));
+}
+
+static size_t set_bytes(int n)
+{
+	return ((size_t)n + 8 * sizeof(long) - 1) / (8 * sizeof(long)) * sizeof(long);
+}
+
+static bool select_has_tracked(int n, const fd_set *in, const fd_set *out, const fd_set *except)
+{
+	for (int fd = 0; fd < n; fd++) {
+		uint32_t kind = fd_entry(fd) >> FD_VALUE_BITS;
+
+		if ((kind == FD_CONN || kind == FD_EPOLL) && (in_set(in, fd) || in_set(out, fd) || in_set(except, fd)))
+			return true;
+	}
+	return false;
+}
+
+static nfds_t sets_to_poll(int n, const fd_set *in, const fd_set *out, const fd_set *except, struct pollfd *fds)
+{
+	nfds_t count = 0;
+
+	for (int fd = 0; fd < n; fd++) {
+		short events = (short)((in_set(in, fd) ? POLLIN : 0) | (out && in_set(out, fd) ? POLLOUT : 0) |
+				       (in_set(except, fd) ? POLLPRI : 0));
+
+		if (events)
+			fds[count++] = (struct pollfd){.fd = fd, .events = events};
+	}
+	return count;
+}
+
+// As the kernel does it: HUP and ERR count as readable, ERR as writable. Number of bits set, -EBADF.
+static int poll_to_sets(int n, fd_set *in, fd_set *out, fd_set *except, const struct pollfd *fds, nfds_t count)
+{
+	int bits = 0;
+
+	for (nfds_t i = 0; i < count; i++)
+		if (fds[i].revents & POLLNVAL)
+			return -EBADF;
+	if (in)
+		memset(in, 0, set_bytes(n));
+	if (out)
+		memset(out, 0, set_bytes(n));
+	if (except)
+		memset(except, 0, set_bytes(n));
+	for (nfds_t i = 0; i < count; i++) {
+		if (fds[i].events & POLLIN && fds[i].revents & (POLLIN | POLLHUP | POLLERR))
+			put_in_set(in, fds[i].fd), bits++;
+		if (fds[i].events & POLLOUT && fds[i].revents & (POLLOUT | POLLERR))
+			put_in_set(out, fds[i].fd), bits++;
+		if (fds[i].events & POLLPRI && fds[i].revents & POLLPRI)
+			put_in_set(except, fds[i].fd), bits++;
+	}
+	return bits;
+}
+
+static int select_ours(int n, fd_set *in, fd_set *out, fd_set *except, const struct timespec *timeout,
+		       struct deadline *deadline, const sigset_t *mask)
+{
+	struct pollfd few[ON_STACK] = {0}, *fds = few;
+	nfds_t count;
+	int r;
+
+	if (n > ON_STACK)
+		fds = malloc((size_t)n * sizeof(*fds));
+	if (!fds)
+		return -ENOMEM;
+	*deadline = deadline_from(timeout);
+	count = sets_to_poll(n, in, out, except, fds);
+	r = run_poll(fds, count, *deadline, !timeout, mask);
+	if (r >= 0)
+		r = poll_to_sets(n, in, out, except, fds, count);
+	if (fds != few)
+		free(fds);
+	return r;
+}
+
+static bool set_is_small(int n)
+{
+	return n >= 0 && n <= (int)FDTABLE_SIZE;
+}
+
+RLM_EXPORT int select(int n, fd_set *restrict in, fd_set *restrict out, fd_set *restrict except,
+		      struct timeval *restrict timeout)
+{
+	struct timespec t = {0, 0}, left = {0, 0};
+	struct deadline deadline;
+	int r;
+
+	if (!set_is_small(n) || !select_has_tracked(n, in, out, except) ||
+	    (timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0)))
+		return REAL(select)(n, in, out, except, timeout);
+	if (timeout)
+		t = (struct timespec){timeout->tv_sec + timeout->tv_usec / 1000000,
+				      timeout->tv_usec % 1000000 * 1000};
+	r = select_ours(n, in, out, except, timeout ? &t : NULL, &deadline, NULL);
+	if (timeout) {
+		if (deadline.set)
+			deadline_left(&deadline, &left);
+		*timeout = (struct timeval){left.tv_sec, left.tv_nsec / 1000};
+	}
+	return (int)rlm_result(r);
+}
+
+RLM_EXPORT int pselect(int n, fd_set *restrict in, fd_set *restrict out, fd_set *restrict except,
+		       const struct timespec *restrict timeout, const sigset_t *restrict mask)
+{
+	struct deadline deadline;
+
+	if (!set_is_small(n) || !select_has_tracked(n, in, out, except) ||
+	    (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= 1000000000)))
+		return REAL(pselect)(n, in, out, except, timeout, mask);
+	return (int)rlm_result(select_ours(n, in, out, except, timeout, &deadline, mask));
+}

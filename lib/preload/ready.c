@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Readiness of a connection from ring state and TCP state.
+#include "ready.h"
+
+#include <sys/epoll.h>
+
+#include "stream_internal.h"
+
+#define READABLE (EPOLLIN | EPOLLRDNORM)
+#define WRITABLE (EPOLLOUT | EPOLLWRNORM)
+#define ALWAYS (EPOLLERR | EPOLLHUP)
+
+static bool readable(struct rlm_conn *c, struct rlm_bound *b, int fd, uint32_t kernel)
+{
+	uint64_t available;
+
+	for (;;) {
+		switch (cutover_rx(c, b, fd, &available)) {
+		case RX_WAY_RING:
+		case RX_WAY_KERNEL:
+		case RX_WAY_BROKEN:
+			return true;
+		case RX_WAY_PLAIN:
+			return kernel & READABLE || b->stash_at != b->stash_to;
+		case RX_WAY_SINGLE:
+		case RX_WAY_BUSY:
+			return kernel & READABLE;
+		case RX_WAY_LIMIT:
+			return kernel & READABLE || b->stash_at != b->stash_to;
+		case RX_WAY_WAIT:
+			if (!(kernel & (READABLE | EPOLLRDHUP | ALWAYS)) || b->rx_state != RX_RING ||
+			    !cutover_rx_look_at_tcp(b, fd))
+				return false;
+			break;
+		}
+	}
+}
+
+// Room that is worth waking for: a receiver rings when it passes a quarter.
+static bool has_room(struct rlm_bound *b)
+{
+	uint64_t room = ring_room(&b->tx, b->tx.size / 4);
+
+	return room >= b->tx.size / 4; // RLM_RING_BROKEN too: the next send says what is wrong
+}
+
+static bool tx_on_ring(const struct rlm_bound *b)
+{
+	return b->tx_state == TX_RING && !b->tx_dead && !b->tx_stop;
+}
+
+struct ready ready_now(struct rlm_conn *c, int fd, uint32_t kernel)
+{
+	struct ready r = {.events = kernel, .ask_kernel = true};
+	struct rlm_bound *b;
+
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (!b) {
+		rlm_lock_drop(&c->rx_lock);
+		return r;
+	}
+	r.events &= ~(uint32_t)READABLE;
+	if (readable(c, b, fd, kernel))
+		r.events |= READABLE;
+	stream_note_rx(c, b);
+	r.head = atomic_load_explicit(&b->rx.peer->head, memory_order_relaxed);
+	r.ask_kernel = b->rx_state != RX_RING;
+	rlm_lock_drop(&c->rx_lock);
+
+	rlm_lock_take(&c->tx_lock);
+	b = stream_bound(c);
+	if (b && tx_on_ring(b)) {
+		if (!(kernel & ALWAYS))
+			r.events &= ~(uint32_t)WRITABLE;
+		if (has_room(b))
+			r.events |= WRITABLE;
+		r.blocked = b->tx_blocked;
+	} else {
+		r.ask_kernel = true;
+	}
+	rlm_lock_drop(&c->tx_lock);
+	if (kernel & (EPOLLRDHUP | ALWAYS | EPOLLPRI))
+		r.ask_kernel = true;
+	return r;
+}
+
+uint32_t ready_kernel_mask(struct rlm_conn *c, uint32_t wanted)
+{
+	uint32_t mask = wanted & ~(uint32_t)WRITABLE;
+	struct rlm_bound *b;
+
+	rlm_lock_take(&c->tx_lock);
+	b = stream_bound(c);
+	if (!b || !tx_on_ring(b))
+		mask = wanted;
+	rlm_lock_drop(&c->tx_lock);
+	return mask;
+}
+
+bool ready_maybe(const struct rlm_bound *b, uint32_t wanted, uint64_t head)
+{
+	if (wanted & READABLE && atomic_load_explicit(&b->rx.peer->head, memory_order_relaxed) != head)
+		return true;
+	return wanted & WRITABLE && b->tx_state == TX_RING &&
+	       atomic_load_explicit(&b->tx.mine->head, memory_order_relaxed) -
+			       atomic_load_explicit(&b->tx.peer->tail, memory_order_relaxed) <=
+		       b->tx.size - b->tx.size / 4;
+}
+
+struct rlm_bound *ready_hold(struct rlm_conn *c)
+{
+	struct rlm_bound *b;
+
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (b)
+		atomic_fetch_add_explicit(&c->users, 1, memory_order_seq_cst);
+	rlm_lock_drop(&c->rx_lock);
+	return b;
+}
+
+void ready_release(struct rlm_conn *c)
+{
+	atomic_fetch_sub_explicit(&c->users, 1, memory_order_seq_cst);
+}
+
+void ready_listen(struct rlm_bound *b, uint32_t wanted)
+{
+	if (wanted & (READABLE | EPOLLRDHUP))
+		wake_listen(b, RLM_WAIT_RX_FD);
+	if (wanted & WRITABLE)
+		wake_listen(b, RLM_WAIT_TX_FD);
+}
+
+void ready_unlisten(struct rlm_bound *b, uint32_t wanted)
+{
+	if (wanted & (READABLE | EPOLLRDHUP))
+		wake_unlisten(b, RLM_WAIT_RX_FD);
+	if (wanted & WRITABLE)
+		wake_unlisten(b, RLM_WAIT_TX_FD);
+}
+
+void ready_watch_doorbell(int epoll_fd, int doorbell, uint64_t data)
+{
+	struct epoll_event e = {.events = EPOLLIN | EPOLLET, .data.u64 = data};
+
+	sys_call4(SYS_epoll_ctl, epoll_fd, EPOLL_CTL_ADD, doorbell, &e); // EEXIST is as good
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What poll(), select() and epoll would show for a connection that may be bound to a ring.
+#ifndef RLM_READY_H
+#define RLM_READY_H
+
+#include "fdtable.h"
+
+// Events are EPOLL* bits, which have poll()'s values for those that poll() has.
+
+struct ready {
+	uint32_t events;    // what is true now
+	uint64_t head;      // of the peer's ring, to tell new data from old (edge-triggered)
+	uint32_t blocked;   // sends that found too little room so far, to tell regained room from old (edge-triggered)
+	bool ask_kernel;    // the answer depends on TCP: look at it again next time
+};
+
+// kernel: what TCP shows now. Looks at the rings, eats frames. c need not be bound.
+struct ready ready_now(struct rlm_conn *c, int fd, uint32_t kernel);
+// Which events of TCP matter while `wanted` is wanted of the connection.
+uint32_t ready_kernel_mask(struct rlm_conn *c, uint32_t wanted);
+// Cheap, no lock, for spinning: may data or room have come since? Binding must be held by the caller (c->users).
+bool ready_maybe(const struct rlm_bound *b, uint32_t wanted, uint64_t head);
+
+// Keeps the binding's memory in place; NULL when the connection is not bound. Undone by ready_release().
+struct rlm_bound *ready_hold(struct rlm_conn *c);
+void ready_release(struct rlm_conn *c);
+// Somebody is going to sleep in poll or epoll for `wanted`; the doorbell will ring. The binding is held.
+void ready_listen(struct rlm_bound *b, uint32_t wanted);
+void ready_unlisten(struct rlm_bound *b, uint32_t wanted);
+
+// Edge-triggered on a descriptor: makes `epoll_fd` readable when the doorbell rings. Known ones are remembered by the caller.
+void ready_watch_doorbell(int epoll_fd, int doorbell, uint64_t data);
+
+#endif

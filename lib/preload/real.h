@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The functions behind ours: the next definition in the process's search order (libc's, or another preloaded library's).
+#ifndef RLM_REAL_H
+#define RLM_REAL_H
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+struct rlm_real {
+#define X(ret, name, args) ret(*name) args;
+#include "symbols.def"
+#undef X
+};
+
+extern struct rlm_real rlm_real;
+extern bool rlm_real_ready;
+
+// Resolves all names; also called before our constructor ran. A name that libc lacks is NULL.
+void rlm_real_init(void);
+
+#define REAL(name)                                                                                                     \
+	(__extension__({                                                                                               \
+		if (__builtin_expect(!rlm_real_ready, 0))                                                              \
+			rlm_real_init();                                                                               \
+		rlm_real.name;                                                                                         \
+	}))
+
+#define RLM_EXPORT __attribute__((visibility("default")))
+
+// Our own -errno convention to libc's, in hooks only.
+static inline ssize_t rlm_result(int64_t r)
+{
+	if (__builtin_expect(r < 0, 0)) {
+		errno = (int)-r;
+		return -1;
+	}
+	return (ssize_t)r;
+}
+
+#endif

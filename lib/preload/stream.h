@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// All sends and all receives of a connection, whatever carries it. Hooks look up the connection, call one function here, and turn
+// -errno into errno. A connection that is not bound to shared memory costs the bracket stream_plain_*() around the kernel call.
+#ifndef RLM_STREAM_H
+#define RLM_STREAM_H
+
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "fdtable.h"
+
+#define STREAM_AGAIN INT64_MIN // stream_plain_recv_end(): nothing for the caller in it, use stream_recv()
+
+// --- data ---
+
+void stream_consider(struct rlm_conn *c, int fd);
+
+extern uint32_t stream_threshold_calls;
+extern uint64_t stream_threshold_bytes;
+
+static inline void stream_count(struct rlm_conn *c, _Atomic uint64_t *bytes, int fd, ssize_t n)
+{
+	uint32_t calls = atomic_load_explicit(&c->calls, memory_order_relaxed) + 1;
+	uint64_t sum = atomic_load_explicit(bytes, memory_order_relaxed);
+
+	if (n > 0)
+		atomic_store_explicit(bytes, sum += (uint64_t)n, memory_order_relaxed);
+	atomic_store_explicit(&c->calls, calls, memory_order_relaxed);
+	if (__builtin_expect(calls == stream_threshold_calls || sum >= stream_threshold_bytes, 0))
+		stream_consider(c, fd);
+}
+
+// true: not bound, the caller makes the kernel call itself and then stream_plain_send_end() with its result.
+static inline bool stream_plain_send_begin(struct rlm_conn *c)
+{
+	atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
+	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) == 0, 1))
+		return true;
+	atomic_fetch_sub_explicit(&c->tx_inflight, 1, memory_order_release);
+	return false;
+}
+
+static inline void stream_plain_send_end(struct rlm_conn *c, int fd, ssize_t n)
+{
+	atomic_fetch_sub_explicit(&c->tx_inflight, 1, memory_order_release);
+	stream_count(c, &conn_stat(&arena, c)->tx_bytes_plain, fd, n);
+}
+
+// The same for receiving. The result may be less than n, or STREAM_AGAIN: the connection was promoted meanwhile.
+// -errno when the stream is broken. iov: where the kernel put the n bytes.
+static inline bool stream_plain_recv_begin(struct rlm_conn *c)
+{
+	atomic_fetch_add_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
+	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) == 0, 1))
+		return true;
+	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_release);
+	return false;
+}
+
+int64_t stream_plain_recv_end_bound(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, ssize_t n,
+				    int flags);
+
+static inline int64_t stream_plain_recv_end(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, ssize_t n,
+					    int flags)
+{
+	stream_count(c, &conn_stat(&arena, c)->rx_bytes_plain, fd, flags & MSG_PEEK ? 0 : n);
+	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_acquire) != 0, 0))
+		return stream_plain_recv_end_bound(c, fd, iov, iovcnt, n, flags);
+	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_release);
+	return n;
+}
+
+// Whatever the carrier: blocks as the socket and flags say. >= 0 bytes, or -errno (SIGPIPE has been raised as the kernel would).
+// Any MSG_ flag of send() and recv(); control messages do not exist on TCP streams (hooks with msg_control on a send:
+// stream_to_kernel() first).
+int64_t stream_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags);
+int64_t stream_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags);
+
+// Before the kernel must see the socket used in a way librlm does not follow: ends rounds, forbids new ones, and waits (bounded) until
+// both directions are plain. why: RLM_WHY_*. 0, or -EBUSY when it could not be done in time.
+int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why);
+
+// --- life ---
+
+// A connected (or connecting) TCP socket of ours. nonblock: its O_NONBLOCK. NULL when the table is full: stays unknown.
+struct rlm_conn *stream_open(int fd, bool nonblock);
+// fd's entry goes away because the kernel is about to close it (close, dup2 over it): with the last descriptor, leaves the socket so that
+// close does what TCP would do (RST when unread bytes are thrown away). Call directly before the kernel call.
+void stream_forget(int fd);
+// newfd is now a duplicate of oldfd (any kind).
+void stream_duplicated(int oldfd, int newfd);
+// shutdown(), with the result of the kernel.
+int stream_shutdown(struct rlm_conn *c, int fd, int how);
+// The application set O_NONBLOCK.
+void stream_set_nonblock(struct rlm_conn *c, bool nonblock);
+// After a successful setsockopt() by the application.
+void stream_option_set(struct rlm_conn *c, int fd, int level, int name);
+// FIONREAD: payload bytes that a receive would find. kernel: what the kernel said.
+int stream_unread(struct rlm_conn *c, int fd, int kernel);
+
+// --- processes ---
+
+extern bool stream_forked; // this process has forked or was forked
+void stream_fork_prepare(void);
+void stream_fork_parent(void);
+void stream_fork_child(void);
+// Every promoted connection whose descriptor survives exec (or goes to posix_spawn, system, popen) goes back to TCP.
+void stream_before_exec(void);
+
+#endif

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Shared by the stream_*.c files only.
+#ifndef RLM_STREAM_INTERNAL_H
+#define RLM_STREAM_INTERNAL_H
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+#include "cutover.h"
+#include "helper.h"
+#include "real.h"
+#include "settings.h"
+#include "stream.h"
+#include "sys.h"
+#include "wake.h"
+
+// bound's value while the helper holds both locks to have the socket named: no connection of ours is there yet.
+#define BOUND_NAMING UINT32_MAX
+
+// The binding, or NULL. Caller holds one of the locks, so it does not go away.
+static inline struct rlm_bound *stream_bound(const struct rlm_conn *c)
+{
+	uint32_t i = atomic_load_explicit(&c->bound, memory_order_acquire);
+
+	return i && i != BOUND_NAMING ? &arena.bounds[i - 1] : NULL;
+}
+
+// Under a lock: fd still means this connection (another thread may have closed it and the entry may be somebody else's now).
+static inline bool stream_is_current(const struct rlm_conn *c, int fd)
+{
+	return fd_conn(fd) == c;
+}
+
+// Where in an iovec array the next byte goes.
+struct cursor {
+	const struct iovec *iov;
+	int left;      // entries, the current one included
+	size_t offset; // within the current one
+};
+
+static inline uint64_t iov_total(const struct iovec *iov, int iovcnt)
+{
+	uint64_t n = 0;
+
+	for (int i = 0; i < iovcnt; i++)
+		n += iov[i].iov_len;
+	return n;
+}
+
+// The next contiguous piece, at most `most` bytes; advances.
+static inline void *cursor_next(struct cursor *c, uint64_t most, uint64_t *n)
+{
+	void *p;
+
+	while (c->left && c->offset == c->iov->iov_len) {
+		c->iov++;
+		c->left--;
+		c->offset = 0;
+	}
+	if (!c->left || !most) {
+		*n = 0;
+		return NULL;
+	}
+	p = (uint8_t *)c->iov->iov_base + c->offset;
+	*n = c->iov->iov_len - c->offset;
+	if (*n > most)
+		*n = most;
+	c->offset += *n;
+	return p;
+}
+
+// What the cursor still covers, as an iovec array for the kernel; *first keeps the partial entry. Returns the array's length.
+static inline int cursor_rest(const struct cursor *c, struct iovec *scratch, int capacity)
+{
+	int n = 0;
+
+	for (int i = 0; i < c->left && n < capacity; i++) {
+		scratch[n] = c->iov[i];
+		if (i == 0) {
+			scratch[n].iov_base = (uint8_t *)scratch[n].iov_base + c->offset;
+			scratch[n].iov_len -= c->offset;
+		}
+		if (scratch[n].iov_len)
+			n++;
+	}
+	return n;
+}
+
+static inline bool conn_is_nonblock(const struct rlm_conn *c, int flags)
+{
+	return flags & MSG_DONTWAIT || atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_NONBLOCK;
+}
+
+struct deadline {
+	bool set;
+	struct timespec at;
+};
+
+static inline void deadline_start(struct deadline *d, uint64_t timeout_ns)
+{
+	if (d->set || !timeout_ns)
+		return;
+	sys_call2(SYS_clock_gettime, CLOCK_MONOTONIC, &d->at);
+	d->at.tv_sec += (time_t)(timeout_ns / 1000000000u);
+	d->at.tv_nsec += (long)(timeout_ns % 1000000000u);
+	if (d->at.tv_nsec >= 1000000000) {
+		d->at.tv_nsec -= 1000000000;
+		d->at.tv_sec++;
+	}
+	d->set = true;
+}
+
+// false: it has passed, *left is 0.
+static inline bool deadline_left(const struct deadline *d, struct timespec *left)
+{
+	struct timespec now;
+
+	sys_call2(SYS_clock_gettime, CLOCK_MONOTONIC, &now);
+	left->tv_sec = d->at.tv_sec - now.tv_sec;
+	left->tv_nsec = d->at.tv_nsec - now.tv_nsec;
+	if (left->tv_nsec < 0) {
+		left->tv_nsec += 1000000000;
+		left->tv_sec--;
+	}
+	if (left->tv_sec >= 0)
+		return true;
+	left->tv_sec = 0;
+	left->tv_nsec = 0;
+	return false;
+}
+
+// Called with the direction's lock held, which they release; the caller is counted in c->users meanwhile. 0: look again;
+// 1: look, and at TCP too;
+// -EINTR, -EAGAIN (the deadline), -EBADF (closed by another thread).
+int stream_wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d);
+int stream_wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d);
+// No lock held: until TCP takes bytes again. Same results.
+int stream_wait_tcp_writable(int fd, struct deadline *d);
+// No lock held: until something happens to the connection (another thread leaves the kernel).
+int stream_wait_event(struct rlm_conn *c, uint32_t seen, struct deadline *d);
+
+// Under tx_lock / rx_lock: make the statistics show the carrier of now.
+void stream_note_tx(struct rlm_conn *c, const struct rlm_bound *b);
+void stream_note_rx(struct rlm_conn *c, const struct rlm_bound *b);
+void stream_note_why(struct rlm_conn *c);
+
+// Under both locks: takes SO_RCVTIMEO and SO_SNDTIMEO over from the socket.
+void stream_read_timeouts(struct rlm_bound *b, int fd);
+
+// The peer misbehaved or the stream is torn: both ends shall see a reset. Under a lock.
+void stream_break(struct rlm_conn *c, struct rlm_bound *b, int fd);
+
+#endif

@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Connections come, are duplicated, shut down, closed, inherited, and handed back to the kernel.
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <sys/time.h>
+
+#include "epoll.h"
+#include "stream_internal.h"
+
+uint32_t stream_threshold_calls = 16;
+uint64_t stream_threshold_bytes = 64 * 1024;
+
+void stream_note_why(struct rlm_conn *c)
+{
+	struct rlm_conn_stat *s = conn_stat(&arena, c);
+	struct rlm_bound *b = stream_bound(c);
+	uint32_t flags = atomic_load_explicit(&c->flags, memory_order_relaxed);
+	uint16_t why;
+
+	if (!b || flags & RLM_CONN_BARRED)
+		return;
+	if (s->tx_carrier && s->rx_carrier)
+		why = RLM_WHY_ACCELERATED;
+	else if (flags & RLM_CONN_HELD)
+		why = RLM_WHY_DEMOTED;
+	else if (b->tx_dead || b->rx_eof || flags & RLM_CONN_TX_SHUT)
+		why = RLM_WHY_CLOSING;
+	else
+		why = RLM_WHY_WAITING;
+	atomic_store_explicit(&s->why, why, memory_order_relaxed);
+}
+
+static void note(struct rlm_conn *c, _Atomic uint8_t *carrier, uint8_t now)
+{
+	struct rlm_conn_stat *s = conn_stat(&arena, c);
+
+	if (atomic_load_explicit(carrier, memory_order_relaxed) == now)
+		return;
+	if (atomic_load_explicit(&s->switches, memory_order_relaxed) == 0)
+		atomic_fetch_add_explicit(&arena.table->promoted, 1, memory_order_relaxed);
+	atomic_store_explicit(carrier, now, memory_order_relaxed);
+	atomic_fetch_add_explicit(&s->switches, 1, memory_order_relaxed);
+	stream_note_why(c);
+}
+
+void stream_note_tx(struct rlm_conn *c, const struct rlm_bound *b)
+{
+	note(c, &conn_stat(&arena, c)->tx_carrier, b->tx_state == TX_RING ? RLM_CARRIER_RING : RLM_CARRIER_PLAIN);
+}
+
+void stream_note_rx(struct rlm_conn *c, const struct rlm_bound *b)
+{
+	bool ring = b->rx_state == RX_RING || b->rx_state == RX_FRAMES;
+
+	note(c, &conn_stat(&arena, c)->rx_carrier, ring ? RLM_CARRIER_RING : RLM_CARRIER_PLAIN);
+}
+
+void stream_break(struct rlm_conn *c, struct rlm_bound *b, int fd)
+{
+	log_warn("fd %d: the peer wrote nonsense into shared memory, connection reset", fd);
+	b->rx_broken = 1;
+	b->tx_dead = 1;
+	atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
+	atomic_store_explicit(&b->rx_fast, 0, memory_order_relaxed);
+	atomic_fetch_or_explicit(&c->flags, RLM_CONN_BARRED, memory_order_relaxed);
+	atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_MISBEHAVED, memory_order_relaxed);
+	sys_call2(SYS_shutdown, fd, SHUT_RDWR);
+}
+
+// Enough has passed: worth an offer?
+void stream_consider(struct rlm_conn *c, int fd)
+{
+	uint32_t flags = atomic_load_explicit(&c->flags, memory_order_relaxed);
+
+	if (!settings.enabled || flags & (RLM_CONN_OFFERED | RLM_CONN_BARRED | RLM_CONN_QUEUED | RLM_CONN_HELD) ||
+	    atomic_load_explicit(&c->bound, memory_order_relaxed))
+		return;
+	helper_offer(c);
+}
+
+struct rlm_conn *stream_open(int fd, bool nonblock)
+{
+	struct rlm_conn *c;
+
+	if (!fdtable || !settings.enabled || (unsigned)fd >= FDTABLE_SIZE)
+		return NULL;
+	c = conn_new(&arena);
+	if (!c) {
+		fd_clear(fd);
+		return NULL;
+	}
+	if (nonblock)
+		atomic_store_explicit(&c->flags, RLM_CONN_NONBLOCK, memory_order_relaxed);
+	fd_set_entry(fd, FD_CONN, conn_index(&arena, c));
+	return c;
+}
+
+// Unread payload of ours: TCP would answer a close with a reset.
+static bool has_unread(struct rlm_bound *b)
+{
+	uint64_t n;
+
+	if (b->stash_at != b->stash_to && b->rx_state != RX_RING && b->rx_state != RX_FRAMES)
+		return true;
+	if (b->rx_state != RX_RING && b->rx_state != RX_DRAIN)
+		return false;
+	n = ring_available_now(&b->rx);
+	return n && n != RLM_RING_BROKEN;
+}
+
+// Frames that lie unread in the kernel's queue would make it answer the close with a reset that plain TCP would not send.
+static void eat_frames(struct rlm_conn *c, struct rlm_bound *b, int fd)
+{
+	uint64_t available;
+
+	for (int i = 0; i < 4 && (b->rx_state == RX_RING || b->rx_state == RX_FRAMES || b->rx_state == RX_READY); i++) {
+		if (b->rx_state == RX_RING && cutover_rx_look_at_tcp(b, fd))
+			continue;
+		if (cutover_rx(c, b, fd, &available) != RX_WAY_LIMIT)
+			break;
+	}
+}
+
+// Bytes that a receiver asked back and TCP has not taken yet: nobody else can deliver them.
+static void pay_before_close(struct rlm_conn *c, struct rlm_bound *b, int fd)
+{
+	struct deadline d = {0};
+
+	if (b->tx_state == TX_RING)
+		return;
+	deadline_start(&d, 2000000000u);
+	while (cutover_tx(c, b, fd, false) == TX_WAY_BLOCKED && stream_wait_tcp_writable(fd, &d) >= 0)
+		;
+}
+
+static void leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd)
+{
+	const struct linger reset = {.l_onoff = 1, .l_linger = 0};
+
+	b->tx_stop = b->rx_stop = 1;
+	pay_before_close(c, b, fd);
+	eat_frames(c, b, fd);
+	if (has_unread(b))
+		sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	if (b->stash)
+		sys_call2(SYS_munmap, b->stash, b->stash_size);
+	b->stash = NULL;
+}
+
+// Threads that sleep on it see CLOSING and leave at once.
+static bool wait_for_users(struct rlm_conn *c, const struct rlm_bound *b)
+{
+	const struct timespec moment = {.tv_nsec = 1000000};
+	const uint64_t one = 1;
+
+	for (int i = 0; i < 200; i++) {
+		if (!atomic_load_explicit(&c->users, memory_order_seq_cst))
+			return true;
+		wake_conn(c);
+		sys_futex_wake(&b->tx.peer->bell, INT_MAX);
+		sys_write(b->doorbell_mine, &one, sizeof(one));
+		sys_call2(SYS_nanosleep, &moment, NULL);
+	}
+	return false;
+}
+
+static void close_last(struct rlm_conn *c, int fd)
+{
+	uint32_t index = conn_index(&arena, c), generation = conn_generation(&arena, c);
+	uint32_t flags = atomic_fetch_or_explicit(&c->flags, RLM_CONN_CLOSING, memory_order_seq_cst);
+	struct rlm_bound *b;
+	bool gone = true;
+
+	rlm_lock_take(&c->tx_lock);
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (b) {
+		leave_slot(c, b, fd);
+		atomic_store_explicit(&c->bound, 0, memory_order_seq_cst);
+	}
+	rlm_lock_drop(&c->rx_lock);
+	rlm_lock_drop(&c->tx_lock);
+	if (b) {
+		gone = wait_for_users(c, b);
+		if (gone) {
+			helper_release(b);
+			bound_free(&arena, b);
+		}
+	} else if (flags & RLM_CONN_OFFERED) {
+		if (helper_offer_outstanding(c))
+			sys_call2(SYS_shutdown, fd, SHUT_RDWR); // the duplicate under way must not delay the FIN
+		helper_withdraw(index, generation);
+	}
+	if (gone && !atomic_load_explicit(&c->users, memory_order_seq_cst) &&
+	    !atomic_load_explicit(&c->tx_inflight, memory_order_seq_cst) &&
+	    !atomic_load_explicit(&c->rx_inflight, memory_order_seq_cst))
+		conn_free(&arena, c);
+	// else: a thread is still inside a call on a closed descriptor; the entry is lost, never reused under it
+}
+
+void stream_forget(int fd)
+{
+	uint32_t entry = fd_entry(fd);
+	struct rlm_conn *c;
+
+	switch ((enum fd_kind)(entry >> FD_VALUE_BITS)) {
+	case FD_CONN:
+		c = &arena.conns[entry & FD_VALUE_MASK];
+		epoll_forget_conn(fd, c);
+		fd_clear(fd);
+		helper_wait_unpinned(c);
+		if (atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) == 1)
+			close_last(c, fd);
+		break;
+	case FD_EPOLL:
+		fd_clear(fd);
+		epoll_forget(entry & FD_VALUE_MASK, fd);
+		break;
+	case FD_INTERNAL:
+		break;
+	default:
+		fd_clear(fd);
+	}
+}
+
+void stream_duplicated(int oldfd, int newfd)
+{
+	uint32_t entry = fd_entry(oldfd);
+
+	if (!entry || (unsigned)newfd >= FDTABLE_SIZE)
+		return;
+	switch ((enum fd_kind)(entry >> FD_VALUE_BITS)) {
+	case FD_CONN:
+		atomic_fetch_add_explicit(&arena.conns[entry & FD_VALUE_MASK].refs, 1, memory_order_relaxed);
+		break;
+	case FD_EPOLL:
+		epoll_duplicated(entry & FD_VALUE_MASK);
+		break;
+	case FD_SOCKET:
+		break;
+	default:
+		return;
+	}
+	fd_set_entry(newfd, (enum fd_kind)(entry >> FD_VALUE_BITS), entry & FD_VALUE_MASK);
+}
+
+int stream_shutdown(struct rlm_conn *c, int fd, int how)
+{
+	struct rlm_bound *b;
+	int r;
+
+	if (how != SHUT_WR && how != SHUT_RDWR)
+		return REAL(shutdown)(fd, how);
+	rlm_lock_take(&c->tx_lock);
+	b = stream_bound(c);
+	if (b)
+		pay_before_close(c, b, fd);
+	r = REAL(shutdown)(fd, how);
+	if (r == 0 && b) {
+		// The ring was filled before the FIN: the receiver empties it, then finds the end on TCP.
+		b->tx_dead = 1;
+		atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
+		wake_all(b);
+	}
+	if (r == 0)
+		atomic_fetch_or_explicit(&c->flags, RLM_CONN_TX_SHUT, memory_order_relaxed);
+	rlm_lock_drop(&c->tx_lock);
+	wake_conn(c);
+	return r;
+}
+
+void stream_set_nonblock(struct rlm_conn *c, bool nonblock)
+{
+	if (nonblock)
+		atomic_fetch_or_explicit(&c->flags, RLM_CONN_NONBLOCK, memory_order_relaxed);
+	else
+		atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_NONBLOCK, memory_order_relaxed);
+}
+
+static uint64_t get_timeout_ns(int fd, int name)
+{
+	struct timeval tv = {0, 0};
+	socklen_t len = sizeof(tv);
+
+	if (sys_getsockopt(fd, SOL_SOCKET, name, &tv, &len) < 0)
+		return 0;
+	return (uint64_t)tv.tv_sec * 1000000000u + (uint64_t)tv.tv_usec * 1000u;
+}
+
+void stream_read_timeouts(struct rlm_bound *b, int fd)
+{
+	b->rx_timeout_ns = get_timeout_ns(fd, SO_RCVTIMEO);
+	b->tx_timeout_ns = get_timeout_ns(fd, SO_SNDTIMEO);
+}
+
+void stream_option_set(struct rlm_conn *c, int fd, int level, int name)
+{
+	struct rlm_bound *b;
+
+	if (level != SOL_SOCKET || (name != SO_RCVTIMEO && name != SO_SNDTIMEO))
+		return;
+	rlm_lock_take(&c->tx_lock);
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (b)
+		stream_read_timeouts(b, fd);
+	rlm_lock_drop(&c->rx_lock);
+	rlm_lock_drop(&c->tx_lock);
+}
+
+int stream_unread(struct rlm_conn *c, int fd, int kernel)
+{
+	struct rlm_bound *b;
+	uint64_t n = 0, available;
+	enum rx_way way;
+
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (!b) {
+		rlm_lock_drop(&c->rx_lock);
+		return kernel;
+	}
+	way = cutover_rx(c, b, fd, &available);
+	if (way == RX_WAY_RING)
+		n = available;
+	else if (way == RX_WAY_LIMIT)
+		n = b->drain;
+	else if (way == RX_WAY_PLAIN)
+		n = (uint64_t)kernel + (b->stash_to - b->stash_at);
+	else if (way == RX_WAY_SINGLE)
+		n = (uint64_t)kernel;
+	rlm_lock_drop(&c->rx_lock);
+	return n > INT_MAX ? INT_MAX : (int)n;
+}
+
+static bool is_plain(struct rlm_conn *c, int fd)
+{
+	struct rlm_bound *b;
+	uint64_t available;
+	bool plain = true;
+
+	rlm_lock_take(&c->tx_lock);
+	b = stream_bound(c);
+	if (b && !b->tx_dead && !cutover_tx_is_plain(b)) {
+		b->tx_stop = 1;
+		cutover_tx(c, b, fd, false);
+		stream_note_tx(c, b);
+		plain = cutover_tx_is_plain(b) || b->tx_dead;
+	}
+	rlm_lock_drop(&c->tx_lock);
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (b && !cutover_rx_is_plain(b)) {
+		cutover_rx_ask(b);
+		if (cutover_rx(c, b, fd, &available) == RX_WAY_KERNEL)
+			plain = plain && available == 0; // TCP has ended and so has the ring
+		else
+			plain = plain && cutover_rx_is_plain(b);
+		stream_note_rx(c, b);
+	}
+	rlm_lock_drop(&c->rx_lock);
+	return plain;
+}
+
+#define LEAVE_TIMEOUT_MS 2000
+
+int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
+{
+	const struct timespec moment = {.tv_nsec = 200000};
+	uint32_t flags = atomic_fetch_or_explicit(&c->flags, RLM_CONN_BARRED, memory_order_seq_cst);
+	struct rlm_bound *b;
+
+	if (!(flags & RLM_CONN_BARRED))
+		atomic_store_explicit(&conn_stat(&arena, c)->why, why, memory_order_relaxed);
+	if (!atomic_load_explicit(&c->bound, memory_order_seq_cst))
+		return 0;
+	rlm_lock_take(&c->tx_lock);
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (b) {
+		b->tx_stop = b->rx_stop = 1;
+		atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
+	}
+	rlm_lock_drop(&c->rx_lock);
+	rlm_lock_drop(&c->tx_lock);
+	for (int i = 0; i < LEAVE_TIMEOUT_MS * 5; i++) {
+		if (is_plain(c, fd))
+			return 0;
+		if (b && i % 50 == 0) {
+			const uint64_t one = 1;
+
+			sys_write(b->control_peer, &one, sizeof(one));
+		}
+		sys_call2(SYS_nanosleep, &moment, NULL);
+	}
+	log_warn("fd %d: the peer did not take the connection back to TCP in time", fd);
+	return -EBUSY;
+}
+
+// --- processes ---
+
+bool stream_forked;
+
+void stream_fork_prepare(void)
+{
+	stream_forked = true;
+	for (int fd = 0; fd <= fd_highest(); fd++) {
+		struct rlm_conn *c = fd_conn(fd);
+
+		if (c)
+			atomic_fetch_add_explicit(&c->refs, 1, memory_order_relaxed);
+	}
+	epoll_fork_prepare();
+}
+
+// The counts were taken for the child before it existed, so that it cannot be too late; if fork failed they stay too high, and
+// these connections stay as they are.
+void stream_fork_parent(void)
+{
+	epoll_fork_parent();
+}
+
+void stream_fork_child(void)
+{
+	rlm_self_tid = 0;
+	epoll_fork_child();
+	helper_fork_child();
+}
+
+void stream_before_exec(void)
+{
+	for (int fd = 0; fd <= fd_highest(); fd++) {
+		struct rlm_conn *c = fd_conn(fd);
+		long flags;
+
+		if (!c || !atomic_load_explicit(&c->bound, memory_order_relaxed))
+			continue;
+		flags = sys_fcntl(fd, F_GETFD, 0);
+		if (flags >= 0 && !(flags & FD_CLOEXEC))
+			stream_to_kernel(c, fd, RLM_WHY_SHARED);
+	}
+}

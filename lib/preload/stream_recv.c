@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Receiving on a connection that may be bound to a ring.
+#include "stream_internal.h"
+
+// Waking the sender is checked each time `tail` passes a quarter of the ring: a sender waits only when the ring is full, so at
+// least three such points lie ahead of it.
+static bool passes_quarter(const struct rlm_ring *r, uint64_t from, uint64_t to)
+{
+	uint64_t quarter = r->size / 4;
+
+	return (from ^ to) & ~(quarter - 1);
+}
+
+static int64_t kernel_recv(int fd, const struct cursor *at, int flags)
+{
+	struct iovec scratch[64];
+	struct msghdr msg = {.msg_iov = scratch};
+	ssize_t n;
+
+	if (at->offset == 0) {
+		msg.msg_iov = (struct iovec *)(uintptr_t)at->iov;
+		msg.msg_iovlen = (size_t)at->left;
+	} else {
+		msg.msg_iovlen = (size_t)cursor_rest(at, scratch, 64);
+	}
+	n = REAL(recvmsg)(fd, &msg, flags & ~MSG_WAITALL);
+	return n < 0 ? -errno : n;
+}
+
+static void count_plain(struct rlm_conn *c, int fd, int64_t n, int flags)
+{
+	stream_count(c, &conn_stat(&arena, c)->rx_bytes_plain, fd, flags & MSG_PEEK ? 0 : n);
+}
+
+// After a kernel receive of a bound connection: how much of it is the caller's. Releases the count in rx_inflight.
+static int64_t settle(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int64_t n, int flags)
+{
+	struct rlm_bound *b;
+
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (b && n > 0)
+		n = cutover_rx_returned(b, fd, iov, iovcnt, n, flags & MSG_PEEK);
+	if (b && n == -ECONNRESET)
+		stream_break(c, b, fd);
+	else if (n == 0)
+		n = STREAM_AGAIN;
+	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
+	if (b)
+		stream_note_rx(c, b);
+	rlm_lock_drop(&c->rx_lock);
+	wake_conn(c);
+	return n;
+}
+
+int64_t stream_plain_recv_end_bound(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, ssize_t n,
+				    int flags)
+{
+	if (n > 0)
+		return settle(c, fd, iov, iovcnt, n, flags);
+	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
+	wake_conn(c);
+	return n;
+}
+
+// Ring, under rx_lock: bytes given to the caller.
+static uint64_t ring_recv(struct rlm_conn *c, struct rlm_bound *b, struct cursor *at, uint64_t most, uint64_t available,
+			  int flags)
+{
+	struct rlm_ring *r = &b->rx;
+	uint64_t tail = atomic_load_explicit(&r->mine->tail, memory_order_relaxed), start = tail, n;
+	void *p;
+
+	if (most > available)
+		most = available;
+	while (tail - start < most) {
+		p = cursor_next(at, most - (tail - start), &n);
+		ring_copy(r, tail, p, n);
+		tail += n;
+	}
+	if (flags & MSG_PEEK)
+		return most;
+	ring_free(r, tail);
+	stat_add(&conn_stat(&arena, c)->rx_bytes_ring, most);
+	if (passes_quarter(r, start, tail)) {
+		atomic_thread_fence(memory_order_seq_cst); // pairs with wake_listen()
+		wake_sender(b);
+	}
+	return most;
+}
+
+// TCP up to the cut, under rx_lock. > 0, 0 end of stream, -errno.
+static int64_t take_up_to_cut(struct rlm_conn *c, struct rlm_bound *b, int fd, struct cursor *at, uint64_t most,
+			      uint64_t limit, int flags)
+{
+	uint64_t n;
+	struct cursor next = *at;
+	void *p = cursor_next(&next, most < limit ? most : limit, &n);
+	int64_t r = rx_take(b, fd, p, n, flags & MSG_PEEK);
+
+	if (r > 0 && !(flags & MSG_PEEK)) {
+		at->offset += (size_t)r; // within the same entry: n did not cross it
+		while (at->left && at->offset > at->iov->iov_len) {
+			at->offset -= at->iov->iov_len;
+			at->iov++;
+			at->left--;
+		}
+		if (b->drain)
+			b->drain -= (uint64_t)r;
+		stat_add(&conn_stat(&arena, c)->rx_bytes_plain, (uint64_t)r);
+	}
+	return r;
+}
+
+struct receive {
+	struct rlm_conn *c;
+	int fd;
+	int flags;
+	struct cursor at;
+	uint64_t total, done;
+	struct deadline deadline;
+};
+
+#define GO_ON INT64_MAX // one_step(): nothing final yet
+
+static int64_t finish(const struct receive *r, int64_t n)
+{
+	return n < 0 && r->done ? (int64_t)r->done : n < 0 ? n : (int64_t)r->done + n;
+}
+
+// n bytes reached the caller's buffer.
+static int64_t got(struct receive *r, uint64_t n)
+{
+	r->done += n;
+	if (r->done == r->total || !(r->flags & MSG_WAITALL) || r->flags & MSG_PEEK)
+		return (int64_t)r->done;
+	return GO_ON;
+}
+
+// rx_lock held, way says that the kernel has the next bytes; releases the lock.
+static int64_t from_kernel(struct receive *r, struct rlm_bound *b, bool counted)
+{
+	struct iovec scratch[64];
+	struct cursor next;
+	uint64_t moved, step;
+	int64_t n;
+
+	atomic_fetch_add_explicit(&r->c->rx_inflight, 1, memory_order_seq_cst);
+	rlm_lock_drop(&r->c->rx_lock);
+	n = kernel_recv(r->fd, &r->at, r->flags);
+	count_plain(r->c, r->fd, n, r->flags);
+	if (n > 0 && r->at.offset == 0) {
+		n = settle(r->c, r->fd, r->at.iov, r->at.left, n, r->flags);
+	} else if (n > 0) {
+		n = settle(r->c, r->fd, scratch, cursor_rest(&r->at, scratch, 64), n, r->flags);
+	} else {
+		atomic_fetch_sub_explicit(&r->c->rx_inflight, 1, memory_order_seq_cst);
+		if (counted)
+			wake_conn(r->c);
+		if (n == -EPERM)
+			n = STREAM_AGAIN; // in repair mode for a moment, see helper.c
+	}
+	if (n == STREAM_AGAIN)
+		return GO_ON;
+	if (n <= 0)
+		return finish(r, n);
+	next = r->at;
+	for (moved = 0; moved < (uint64_t)n; moved += step)
+		if (!cursor_next(&next, (uint64_t)n - moved, &step))
+			break;
+	r->at = next;
+	return got(r, (uint64_t)n);
+}
+
+static int64_t would_block(struct receive *r, struct rlm_bound *b)
+{
+	if (b->rx_state == RX_RING && cutover_rx_look_at_tcp(b, r->fd)) {
+		rlm_lock_drop(&r->c->rx_lock);
+		return GO_ON;
+	}
+	rlm_lock_drop(&r->c->rx_lock);
+	return finish(r, -EAGAIN);
+}
+
+static int64_t wait_for_more(struct receive *r, struct rlm_bound *b)
+{
+	int n;
+
+	if (conn_is_nonblock(r->c, r->flags))
+		return would_block(r, b);
+	n = stream_wait_data(r->c, b, r->fd, &r->deadline);
+	if (n == 1) {
+		rlm_lock_take(&r->c->rx_lock);
+		b = stream_bound(r->c);
+		if (b && b->rx_state == RX_RING)
+			cutover_rx_look_at_tcp(b, r->fd);
+		rlm_lock_drop(&r->c->rx_lock);
+	}
+	return n < 0 ? finish(r, n) : GO_ON;
+}
+
+// Another thread is in the kernel with this socket; TCP is empty as long as it stays there.
+static int64_t wait_for_other(struct receive *r, struct rlm_bound *b)
+{
+	uint32_t seen = atomic_load_explicit(&r->c->events, memory_order_acquire);
+	int n;
+
+	deadline_start(&r->deadline, b->rx_timeout_ns);
+	rlm_lock_drop(&r->c->rx_lock);
+	if (conn_is_nonblock(r->c, r->flags)) {
+		if (sys_poll_now(r->fd, POLLIN) <= 0)
+			return finish(r, -EAGAIN);
+		sys_call0(SYS_sched_yield);
+		return GO_ON;
+	}
+	if (!atomic_load_explicit(&r->c->rx_inflight, memory_order_seq_cst))
+		return GO_ON;
+	n = stream_wait_event(r->c, seen, &r->deadline);
+	return n < 0 ? finish(r, n) : GO_ON;
+}
+
+// Ring is empty and TCP has ended. What was received already goes first; the kernel keeps its answer for the next call.
+static int64_t ask_kernel(struct receive *r)
+{
+	rlm_lock_drop(&r->c->rx_lock);
+	if (r->done)
+		return (int64_t)r->done;
+	return kernel_recv(r->fd, &r->at, r->flags);
+}
+
+// Fast path and all the others: one look at the connection. Lock is held on entry, released on return.
+static int64_t one_step(struct receive *r, struct rlm_bound *b)
+{
+	struct rlm_conn *c = r->c;
+	uint64_t available = 0;
+	enum rx_way way;
+	int64_t n;
+
+	if (atomic_load_explicit(&b->rx_fast, memory_order_relaxed)) {
+		available = ring_available(&b->rx);
+		way = available && available != RLM_RING_BROKEN ? RX_WAY_RING : cutover_rx(c, b, r->fd, &available);
+	} else {
+		way = cutover_rx(c, b, r->fd, &available);
+	}
+	if (__builtin_expect(way != RX_WAY_RING, 0))
+		stream_note_rx(c, b);
+	switch (way) {
+	case RX_WAY_RING:
+		if (__builtin_expect(!conn_stat(&arena, c)->rx_carrier, 0))
+			stream_note_rx(c, b);
+		n = (int64_t)ring_recv(c, b, &r->at, r->total - r->done, available, r->flags);
+		rlm_lock_drop(&c->rx_lock);
+		return r->total == 0 ? 0 : got(r, (uint64_t)n);
+	case RX_WAY_PLAIN:
+	case RX_WAY_SINGLE:
+		if (b->stash_at == b->stash_to)
+			return from_kernel(r, b, way == RX_WAY_SINGLE);
+		n = take_up_to_cut(c, b, r->fd, &r->at, r->total - r->done, UINT64_MAX, r->flags);
+		break;
+	case RX_WAY_LIMIT:
+		n = take_up_to_cut(c, b, r->fd, &r->at, r->total - r->done, b->drain, r->flags);
+		if (n == -EAGAIN)
+			return wait_for_more(r, b);
+		break;
+	case RX_WAY_WAIT:
+		return wait_for_more(r, b);
+	case RX_WAY_BUSY:
+		return wait_for_other(r, b);
+	case RX_WAY_KERNEL:
+		return ask_kernel(r);
+	default:
+		stream_break(c, b, r->fd);
+		rlm_lock_drop(&c->rx_lock);
+		return finish(r, -ECONNRESET);
+	}
+	rlm_lock_drop(&c->rx_lock);
+	return n <= 0 ? finish(r, n) : got(r, (uint64_t)n);
+}
+
+int64_t stream_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
+{
+	struct receive r = {.c = c, .fd = fd, .flags = flags, .at = {iov, iovcnt, 0}};
+	uint8_t waste[16384];
+	struct iovec wasted = {waste, sizeof(waste)};
+	struct rlm_bound *b;
+	int64_t n;
+
+	r.total = iov_total(iov, iovcnt);
+	if (__builtin_expect(flags & MSG_TRUNC, 0)) {
+		// TCP throws the bytes away unseen; here they must be seen, to find the frames among them.
+		if (r.total > sizeof(waste))
+			r.total = sizeof(waste);
+		wasted.iov_len = (size_t)r.total;
+		r.at = (struct cursor){&wasted, 1, 0};
+		r.flags = flags &= ~MSG_TRUNC;
+	}
+	if (__builtin_expect(flags & (MSG_OOB | MSG_ERRQUEUE), 0))
+		return kernel_recv(fd, &r.at, flags);
+	do {
+		rlm_lock_take(&c->rx_lock);
+		b = stream_bound(c);
+		n = b && stream_is_current(c, fd) ? one_step(&r, b) : from_kernel(&r, NULL, false);
+	} while (n == GO_ON);
+	return n;
+}
