@@ -27,7 +27,8 @@ bool hook_recv_end(struct hook_call *call, const struct iovec *iov, int iovcnt, 
 	r = stream_plain_recv_end(call->conn, call->fd, iov, iovcnt, *n, call->flags);
 	errno = saved;
 	if (*n < 0) // EPERM: the broker was just reading the connection's name in repair mode
-		return saved != EPERM || atomic_load_explicit(&call->conn->flags, memory_order_relaxed) & RLM_CONN_BARRED;
+		return saved != EPERM ||
+		       atomic_load_explicit(&call->conn->flags, memory_order_relaxed) & RLM_CONN_BARRED;
 	if (r == STREAM_AGAIN)
 		return false;
 	*n = rlm_result(r);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Shared by the hooks_*.c files only.
 //
-// A hook looks the descriptor up; the kernel alone is concerned: the real function. Else, while the connection is not bound, the real
-// function between hook_*_begin() and hook_*_end(), so that every argument meets the kernel's own checks; else hook_send() or hook_recv().
+// A hook looks the descriptor up; the kernel alone is concerned: the real function. Else, while the connection is not
+// bound, the real function between hook_*_begin() and hook_*_end(), so that every argument meets the kernel's own
+// checks; else hook_send() or hook_recv().
 #ifndef RLM_HOOKS_H
 #define RLM_HOOKS_H
 
@@ -13,18 +14,18 @@
 
 // Value of a FD_SOCKET entry.
 #define SOCKET_NONBLOCK 0x1u
-#define SOCKET_BARRED 0x2u // has an option that only TCP can honour
-#define SOCKET_OTHER 0x4u  // accepts connections, but they are not TCP
+#define SOCKET_BARRED	0x2u // has an option that only TCP can honour
+#define SOCKET_OTHER	0x4u // accepts connections, but they are not TCP
 
 // Flags that are not for the bracket: hook_send() and hook_recv() know what to do.
-#define HOOK_SEND_FLAGS (MSG_OOB | MSG_ZEROCOPY | MSG_FASTOPEN)
-#define HOOK_RECV_FLAGS (MSG_OOB | MSG_ERRQUEUE | MSG_WAITALL | MSG_TRUNC | HOOK_MSG_SOCK_DEVMEM)
+#define HOOK_SEND_FLAGS	     (MSG_OOB | MSG_ZEROCOPY | MSG_FASTOPEN)
+#define HOOK_RECV_FLAGS	     (MSG_OOB | MSG_ERRQUEUE | MSG_WAITALL | MSG_TRUNC | HOOK_MSG_SOCK_DEVMEM)
 #define HOOK_MSG_SOCK_DEVMEM 0x2000000
 
 #define HOOK_MOST 0x7ffff000u // bytes that one call moves at most (Linux's MAX_RW_COUNT)
 
-// A kernel call within the bracket. It may end without returning, by cancellation or by siglongjmp() in a signal handler;
-// libc runs handlers of this old kind, which cost two stores, in both cases.
+// A kernel call within the bracket. It may end without returning, by cancellation or by siglongjmp() in a signal
+// handler; libc runs handlers of this old kind, which cost two stores, in both cases.
 struct hook_call {
 	struct _pthread_cleanup_buffer cleanup;
 	struct rlm_conn *conn;
@@ -100,14 +101,16 @@ static inline bool hook_is_bad_range(const void *p, size_t len)
 #endif
 }
 
-// A descriptor number that the kernel has just given out: what the table says of it, if anything, was closed behind our back.
+// A descriptor number that the kernel has just given out: what the table says of it, if anything, was closed behind our
+// back.
 static inline void hook_fresh(int fd)
 {
 	if (__builtin_expect(fd_kind(fd) != FD_UNKNOWN, 0))
 		fd_clear(fd);
 }
 
-// The calling thread is vfork's child, or runs in another process that shares our memory: its descriptors are not those of our table.
+// The calling thread is vfork's child, or runs in another process that shares our memory: its descriptors are not those
+// of our table.
 bool hook_in_vfork(void);
 
 // Around a fork that runs no pthread_atfork() handlers. pid: its result.

@@ -70,8 +70,7 @@ RLM_EXPORT int close_range(unsigned first, unsigned last, int flags)
 
 	if (!REAL(close_range))
 		return (int)rlm_result(-ENOSYS);
-	if (highest < 0 || first > last || first > (unsigned)highest || hook_in_vfork() ||
-	    flags & ~CLOSE_RANGE_UNSHARE)
+	if (highest < 0 || first > last || first > (unsigned)highest || hook_in_vfork() || flags & ~CLOSE_RANGE_UNSHARE)
 		return REAL(close_range)(first, last, flags);
 	if (flags & CLOSE_RANGE_UNSHARE)
 		unshare_range(first, end);

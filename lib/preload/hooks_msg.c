@@ -73,8 +73,7 @@ static bool send_is_odd(const struct msghdr *msg)
 {
 	return hook_is_bad(msg) ||
 	       (msg->msg_name && ((int)msg->msg_namelen < 0 || (msg->msg_namelen && hook_is_bad(msg->msg_name)))) ||
-	       hook_vector_is_bad(msg->msg_iov, msg->msg_iovlen) ||
-	       hook_vector_is_empty(msg->msg_iov, msg->msg_iovlen);
+	       hook_vector_is_bad(msg->msg_iov, msg->msg_iovlen) || hook_vector_is_empty(msg->msg_iov, msg->msg_iovlen);
 }
 
 static ssize_t send_message(struct rlm_conn *c, int fd, const struct msghdr *msg, int flags)
@@ -181,7 +180,8 @@ RLM_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 	return n;
 }
 
-// What the kernel would put into the socket's error for the next call must not be fetched by a call that cannot return it.
+// What the kernel would put into the socket's error for the next call must not be fetched by a call that cannot return
+// it.
 static bool error_waits(struct rlm_conn *c, int fd)
 {
 	int n = 0;
@@ -243,7 +243,8 @@ RLM_EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int fl
 	socklen_t len = sizeof(error);
 
 	if (c && count && !(flags & (MSG_ERRQUEUE | MSG_OOB)) && !hook_is_bad(messages) &&
-	    !(timeout && (hook_is_bad(timeout) || timeout->tv_sec < 0 || (unsigned long)timeout->tv_nsec >= 1000000000))) {
+	    !(timeout &&
+	      (hook_is_bad(timeout) || timeout->tv_sec < 0 || (unsigned long)timeout->tv_nsec >= 1000000000))) {
 		// Unlike recvmsg(), an error goes before bytes that came earlier.
 		if (sys_getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 && error)
 			return (int)rlm_result(-error);

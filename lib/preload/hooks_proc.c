@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Processes: what replaces this program, or starts another one with our descriptors.
 //
-// fork(), daemon(), forkpty() run the handlers that init.c has registered with pthread_atfork(). vfork() is not hooked: its child would
-// return through a stack frame that the parent still needs. It shares our memory, so hooks that change the table ask hook_in_vfork().
-// _Fork(), clone() and the system calls run no handlers; these hooks do.
+// fork(), daemon(), forkpty() run the handlers that init.c has registered with pthread_atfork(). vfork() is not hooked:
+// its child would return through a stack frame that the parent still needs. It shares our memory, so hooks that change
+// the table ask hook_in_vfork(). _Fork(), clone() and the system calls run no handlers; these hooks do.
 #include "hooks.h"
 
 #include <sched.h>
@@ -12,19 +12,6 @@
 #include <unistd.h>
 
 #include "sys.h"
-
-static int process_id;
-
-static void note_process(void)
-{
-	process_id = (int)sys_call0(SYS_getpid);
-}
-
-__attribute__((constructor)) static void proc_init(void)
-{
-	note_process();
-	pthread_atfork(NULL, NULL, note_process);
-}
 
 bool hook_in_vfork(void)
 {
@@ -43,7 +30,7 @@ void hook_fork_done(long pid)
 	int saved = errno;
 
 	if (pid == 0) {
-		note_process();
+		process_id = (int)sys_call0(SYS_getpid);
 		stream_fork_child();
 	} else {
 		stream_fork_parent();

@@ -14,12 +14,12 @@ ssize_t __recvfrom_chk(int fd, void *restrict buf, size_t len, size_t size, int 
 		       socklen_t *restrict addrlen);
 
 // Not everywhere in <linux/tcp.h> and <sys/socket.h>.
-#define OPT_TCP_INQ 36
-#define OPT_TCP_TX_DELAY 37
-#define OPT_TCP_AO_ADD_KEY 38
-#define OPT_TCP_AO_REPAIR 42
-#define OPT_SO_TIMESTAMP_NEW 63
-#define OPT_SO_TIMESTAMPNS_NEW 64
+#define OPT_TCP_INQ		36
+#define OPT_TCP_TX_DELAY	37
+#define OPT_TCP_AO_ADD_KEY	38
+#define OPT_TCP_AO_REPAIR	42
+#define OPT_SO_TIMESTAMP_NEW	63
+#define OPT_SO_TIMESTAMPNS_NEW	64
 #define OPT_SO_TIMESTAMPING_NEW 65
 
 static _Atomic bool all_barred;
@@ -193,7 +193,8 @@ RLM_EXPORT int shutdown(int fd, int how)
 
 // --- options ---
 
-// Options whose effect a receive or send through shared memory would not show, or that change what the kernel does with the bytes.
+// Options whose effect a receive or send through shared memory would not show, or that change what the kernel does with
+// the bytes.
 static bool option_bars(int level, int name, const void *value, socklen_t len)
 {
 	int first = len >= sizeof(int) && !hook_is_bad(value) ? *(const int *)value : 0;
@@ -276,8 +277,7 @@ RLM_EXPORT ssize_t sendto(int fd, const void *buf, size_t len, int flags, __CONS
 		return REAL(sendto)(fd, buf, len, flags, addr.__sockaddr__, addrlen);
 	if (hook_send_begin(&call, c, fd, flags))
 		return hook_send_end(&call, REAL(sendto)(fd, buf, len, flags, addr.__sockaddr__, addrlen));
-	if (addr.__sockaddr__ &&
-	    REAL(sendto)(fd, NULL, 0, flags & ~HOOK_SEND_FLAGS, addr.__sockaddr__, addrlen) < 0)
+	if (addr.__sockaddr__ && REAL(sendto)(fd, NULL, 0, flags & ~HOOK_SEND_FLAGS, addr.__sockaddr__, addrlen) < 0)
 		return -1;
 	return rlm_result(hook_send(c, fd, &iov, 1, flags));
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // sendfile() and splice() with a connection at one end.
 //
-// On a ring, bytes come through a buffer and, on their way out, through a pipe of our own: sendfile() into it applies all of the
-// kernel's rules for the file and its position, and tee() into it looks at another pipe's bytes without taking them. What the
-// connection did not take is left where it was.
+// On a ring, bytes come through a buffer and, on their way out, through a pipe of our own: sendfile() into it applies
+// all of the kernel's rules for the file and its position, and tee() into it looks at another pipe's bytes without
+// taking them. What the connection did not take is left where it was.
 #include "hooks.h"
 
 #include <fcntl.h>
@@ -14,8 +14,8 @@
 
 #include "sys.h"
 
-#define CHUNK (64u << 10)       // what a pipe holds
-#define PLAIN_CHUNK (1u << 20)  // the connection may be promoted between two of them
+#define CHUNK	    (64u << 10) // what a pipe holds
+#define PLAIN_CHUNK (1u << 20)	// the connection may be promoted between two of them
 
 // --- what a call borrows ---
 
@@ -204,7 +204,8 @@ static int64_t pipe_to_conn(struct rlm_conn *c, int pipe, int out, size_t len, u
 	return done ? (int64_t)done : r;
 }
 
-// How much can be written without waiting: all when it is empty, else one page when there is a free one. 0 none, -errno.
+// How much can be written without waiting: all when it is empty, else one page when there is a free one. 0 none,
+// -errno.
 static int64_t pipe_room(int pipe, bool wait)
 {
 	struct pollfd p = {.fd = pipe, .events = POLLOUT};
@@ -266,8 +267,8 @@ static int64_t conn_to_pipe(struct rlm_conn *c, int in, int pipe, size_t len, bo
 	return done ? (int64_t)done : r;
 }
 
-// The bytes go where frames could not be cut off any more, so no round may begin meanwhile: counted as two receivers, this is
-// never the single one that a round needs. false: bound already.
+// The bytes go where frames could not be cut off any more, so no round may begin meanwhile: counted as two receivers,
+// this is never the single one that a round needs. false: bound already.
 static bool splice_plain(struct rlm_conn *c, int in, int pipe, size_t len, unsigned flags, ssize_t *n)
 {
 	struct hook_call call, again;
@@ -293,7 +294,8 @@ static ssize_t splice_from(struct rlm_conn *c, int in, int pipe, size_t len, uns
 	if (splice_plain(c, in, pipe, len, flags, &n))
 		return n;
 	r = conn_to_pipe(c, in, pipe, len, flags & SPLICE_F_NONBLOCK || (status >= 0 && status & O_NONBLOCK));
-	if (r == -EPIPE) // nobody reads the pipe: the kernel finds that out before it looks at the socket, and signals it
+	if (r ==
+	    -EPIPE) // nobody reads the pipe: the kernel finds that out before it looks at the socket, and signals it
 		return REAL(splice)(in, NULL, pipe, NULL, len, flags);
 	return rlm_result(r);
 }

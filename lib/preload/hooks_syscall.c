@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// syscall(): the same calls by number. The kernel's own conventions differ from libc's in a few places: signal sets of eight bytes,
-// time-outs that are written back.
+// syscall(): the same calls by number. The kernel's own conventions differ from libc's in a few places: signal sets of
+// eight bytes, time-outs that are written back.
 #include "hooks.h"
 
 #include <fcntl.h>
@@ -277,6 +277,10 @@ RLM_EXPORT long syscall(long number, ...)
 #ifdef SYS_fork
 	case SYS_fork:
 		return do_clone(number, 0, a);
+#endif
+#ifdef SYS_vfork
+	case SYS_vfork: // its child would return through our frames: give it a copy of the memory
+		return do_clone(SYS_clone, 0, (const long[6]){CLONE_VFORK | SIGCHLD});
 #endif
 	case SYS_clone:
 		return do_clone(number, (uint64_t)a[0], a);
