@@ -24,6 +24,7 @@ struct rlm_settings settings = {
 
 enum rlm_log_level log_level;
 static const char *log_file;
+static char socket_path[108], log_path[4096];
 
 void log_write(enum rlm_log_level level, const char *format, ...)
 {
@@ -57,6 +58,13 @@ static const char *get(const char *name)
 	return value && *value ? value : NULL;
 }
 
+// Programs overwrite the environment's memory to set their title.
+static const char *keep(const char *value, char *copy, size_t size)
+{
+	snprintf(copy, size, "%s", value);
+	return copy;
+}
+
 static uint64_t get_bytes(const char *name, uint64_t otherwise)
 {
 	const char *value = get(name);
@@ -79,7 +87,8 @@ static void read_log_level(void)
 	static const char *const names[] = {"none", "error", "warn", "info", "debug"};
 	const char *value = get("RLM_LOG");
 
-	log_file = get("RLM_LOG_FILE");
+	if (get("RLM_LOG_FILE"))
+		log_file = keep(get("RLM_LOG_FILE"), log_path, sizeof(log_path));
 	for (unsigned i = 0; value && i < sizeof(names) / sizeof(*names); i++)
 		if (!strcmp(value, names[i])) {
 			log_level = (enum rlm_log_level)i;
@@ -115,7 +124,7 @@ void settings_read(void)
 	read_promote();
 	value = get("RLM_SOCKET");
 	if (value)
-		settings.socket = value;
+		settings.socket = keep(value, socket_path, sizeof(socket_path));
 	value = get("RLM_SPIN");
 	if (value && !strcmp(value, "off"))
 		settings.spin = false;
