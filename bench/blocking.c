@@ -131,7 +131,8 @@ INLINE void stream_rx(struct bench_worker *w, io_recv get, bool verify)
 		meter_count(&c->rx_meter, total);
 	}
 	meter_finish(&c->rx_meter, total);
-	conn_note_carrier(c);
+	if (!p->bidir) // else the sending thread does
+		conn_note_carrier(c);
 }
 
 // One whole message. 1, 0 at the end of the stream, -1 when the worker has failed.
@@ -186,7 +187,7 @@ INLINE void rr_client(struct bench_worker *w, io_send put, io_recv get, bool ver
 	uint64_t done = 0, now = last;
 	bool open = false;
 
-	while (now < end && done < total_count) {
+	while ((now < end || w->hist->count == 0) && done < total_count) {
 		if (!open && now >= warm && done >= warm_count) {
 			open = true;
 			w->t0 = now;

@@ -17,8 +17,8 @@
 #include "clock.h"
 
 #define CHILDREN_MAX 64
-#define SLICE_MS 100 // how long an interruption may go unnoticed
-#define OUTPUT_MAX (4u << 20)
+#define SLICE_MS     100 // how long an interruption may go unnoticed
+#define OUTPUT_MAX   (4u << 20)
 
 static pid_t children[CHILDREN_MAX];
 volatile int child_interrupted;

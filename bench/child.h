@@ -14,12 +14,12 @@
 
 struct child_spec {
 	const char *argv[CHILD_ARGS]; // NULL at the end
-	const char *preload;          // LD_PRELOAD, or NULL: without
-	const char *broker;           // RLM_SOCKET, or NULL
-	int netns;                    // network namespace to enter, or -1
-	bool capture;                 // standard output goes to child_output()
-	bool errors;                  // standard error is passed on, else thrown away
-	int pass_fd;                  // descriptor that it keeps, or -1
+	const char *preload;	      // LD_PRELOAD, or NULL: without
+	const char *broker;	      // RLM_SOCKET, or NULL
+	int netns;		      // network namespace to enter, or -1
+	bool capture;		      // standard output goes to child_output()
+	bool errors;		      // standard error is passed on, else thrown away
+	int pass_fd;		      // descriptor that it keeps, or -1
 };
 
 struct child {
@@ -29,8 +29,8 @@ struct child {
 
 // 0 or -errno.
 int child_start(struct child *c, const struct child_spec *spec);
-// Everything it writes until it ends, NUL-terminated, for the caller to free; *status as from waitpid(). A child that is not
-// done at `deadline` (clock_now()) is killed. NULL when that happened or on interruption.
+// Everything it writes until it ends, NUL-terminated, for the caller to free; *status as from waitpid(). A child that
+// is not done at `deadline` (clock_now()) is killed. NULL when that happened or on interruption.
 char *child_output(struct child *c, uint64_t deadline, int *status);
 // Gives it until the deadline to end, then kills. true: ended by itself.
 bool child_end(struct child *c, uint64_t deadline);

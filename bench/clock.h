@@ -7,7 +7,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#define NS_PER_S 1000000000ull
+#define NS_PER_S  1000000000ull
 #define NS_PER_MS 1000000ull
 
 static inline uint64_t clock_now(void)

@@ -15,8 +15,8 @@
 #include "clock.h"
 #include "units.h"
 
-#define BUSY_LOOK_MS 300
-#define BUSY_LIMIT 0.15 // CPUs in use by others, above which figures are doubtful
+#define BUSY_LOOK_MS   300
+#define BUSY_LIMIT     0.15 // CPUs in use by others, above which figures are doubtful
 #define BROKER_SECONDS 5
 #define RING_SHARE_MIN 0.9
 
@@ -26,7 +26,8 @@ static void note(const char *text, const char *why)
 }
 
 // Beside rlm-bench in a build tree, or where it is installed.
-static bool find_beside(const struct compare *c, const char *given, const char *name, const char *const *places, char *path)
+static bool find_beside(const struct compare *c, const char *given, const char *name, const char *const *places,
+			char *path)
 {
 	char dir[COMPARE_PATH];
 	char *slash;
@@ -142,7 +143,8 @@ static double busy_ticks(double *all)
 	*all = 0;
 	if (!f)
 		return 0;
-	if (fscanf(f, "cpu %lf %lf %lf %lf %lf %lf %lf %lf", &t[0], &t[1], &t[2], &t[3], &t[4], &t[5], &t[6], &t[7]) == 8)
+	if (fscanf(f, "cpu %lf %lf %lf %lf %lf %lf %lf %lf", &t[0], &t[1], &t[2], &t[3], &t[4], &t[5], &t[6], &t[7]) ==
+	    8)
 		for (int i = 0; i < 8; i++)
 			*all += t[i];
 	fclose(f);
@@ -165,7 +167,8 @@ static void look_at_machine(struct compare *c)
 	if (after_all > before_all)
 		c->busy = (after - before) / (after_all - before_all) * (double)sysconf(_SC_NPROCESSORS_ONLN);
 	if (c->busy > BUSY_LIMIT)
-		fprintf(stderr, "rlm-bench: other programs use %.1f CPUs: the figures will not be what they could be\n", c->busy);
+		fprintf(stderr, "rlm-bench: other programs use %.1f CPUs: the figures will not be what they could be\n",
+			c->busy);
 }
 
 static bool limit_cpus(unsigned cpus)
@@ -349,8 +352,10 @@ int compare_main(const struct compare_options *o)
 	c.options = o;
 	c.preset = preset_find(o->preset);
 	if (!c.preset) {
-		fprintf(stderr, "rlm-bench: --preset %s: must be default, paper, rr, small, epoll, oversubscribed or plain-cost\n",
-			o->preset);
+		fprintf(
+		    stderr,
+		    "rlm-bench: --preset %s: must be default, paper, rr, small, epoll, oversubscribed or plain-cost\n",
+		    o->preset);
 		return EXIT_USAGE;
 	}
 	if (!choose_columns(&c))

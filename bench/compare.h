@@ -17,12 +17,12 @@
 // One column of one row in one run.
 struct sample {
 	bool ok;
-	double value;          // by the row's metric
-	double messages;       // per second
-	double cpu[2];         // percent of one CPU, by enum bench_side
-	double p99, p999;      // ns, not for streams
-	double ring_share;     // of the bytes that librlm saw
-	char why[64];          // it is not all
+	double value;	   // by the row's metric
+	double messages;   // per second
+	double cpu[2];	   // percent of one CPU, by enum bench_side
+	double p99, p999;  // ns, not for streams
+	double ring_share; // of the bytes that librlm saw
+	char why[64];	   // it is not all
 };
 
 struct cell {
@@ -32,7 +32,7 @@ struct cell {
 	unsigned good;
 	double median, low, high;
 	double messages, cpu[2], p99, p999; // medians
-	double ring_share;                  // lowest
+	double ring_share;		    // lowest
 	const char *why;
 };
 

@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define CONTROL_MAX (1u << 20)
+#define CONTROL_MAX	(1u << 20)
 #define CONTROL_VERSION 1
 
 static const char magic[4] = {'R', 'L', 'M', 'B'};
@@ -67,9 +67,8 @@ union fd_control {
 
 int greeting_send(int fd, const struct greeting *g, int memfd)
 {
-	union fd_control control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)),
-					       .cmsg_level = SOL_SOCKET,
-					       .cmsg_type = SCM_RIGHTS}};
+	union fd_control control = {
+	    .header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
 	struct iovec iov = {.iov_base = (void *)g, .iov_len = sizeof(*g)};
 	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
 
@@ -85,7 +84,8 @@ int greeting_receive(int fd, struct greeting *g, int *memfd)
 {
 	union fd_control control;
 	struct iovec iov = {.iov_base = g, .iov_len = sizeof(*g)};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+	struct msghdr msg = {
+	    .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
 	struct cmsghdr *c;
 	ssize_t r;
 	int e = 0;

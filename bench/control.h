@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // What client and server say to each other.
 //
-// Every connection begins with a greeting of 16 bytes. A control connection then carries JSON, each text after its length:
+// Every connection begins with a greeting of 16 bytes. A control connection then carries JSON, each text after its
+// length:
 //   client -> test description (params.c)        server -> {"token": "..."}
 //   client opens its data connections, each with a greeting that names the token and the connection's number
 //   client -> {"start": true}                    server -> {"started": true}: all have arrived, its threads run

@@ -81,7 +81,7 @@ void work_crr_client(struct bench_worker *w)
 	pattern_fill(c->tx_seed, 0, c->tx_buf + sizeof(g), p->size - sizeof(g));
 	if (p->corrupt < p->size - sizeof(g))
 		c->tx_buf[sizeof(g) + p->corrupt] ^= 0x20;
-	for (uint64_t done = 0; now < end && done < total;) {
+	for (uint64_t done = 0; (now < end || w->hist->count == 0) && done < total;) {
 		if (!open && now >= warm && (!p->limit || done >= p->warmup_limit)) {
 			open = true;
 			w->t0 = now;

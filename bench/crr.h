@@ -11,8 +11,8 @@
 extern struct net_peer crr_peer;
 extern uint64_t crr_token;
 
-// The server's part of one connection whose greeting has been read: the rest of the request, the response, then it waits
-// for the client to close first. 0 or -errno; -EILSEQ: wrong data.
+// The server's part of one connection whose greeting has been read: the rest of the request, the response, then it
+// waits for the client to close first. 0 or -errno; -EILSEQ: wrong data.
 int crr_serve(int fd, const struct bench_params *p, unsigned connection, uint8_t *buffer, struct rlm_info *info);
 
 #endif

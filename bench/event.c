@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Streams and round trips on non-blocking sockets: level-triggered epoll, or busy: every connection tried again at once.
+// Streams and round trips on non-blocking sockets: level-triggered epoll, or busy: every connection tried again at
+// once.
 //
 // A thread has a set of connections. Each has an open direction or two and the message under way in each.
 // One receive per event, as most event loops do.
@@ -17,7 +18,7 @@
 struct event_loop {
 	struct bench_worker *w;
 	const struct bench_params *p;
-	int epoll; // -1: busy
+	int epoll;     // -1: busy
 	unsigned live; // connections with an open direction
 	unsigned batch;
 	uint64_t warm, end, warm_count, total_count; // rr client
@@ -161,7 +162,8 @@ static int stream_readable(struct event_loop *l, struct bench_conn *c)
 	}
 	if (end) {
 		meter_finish(&c->rx_meter, c->rx_total);
-		conn_note_carrier(c);
+		if (!l->p->bidir)
+			conn_note_carrier(c);
 		close_direction(l, c, &c->rx_open);
 	}
 	return r < 0 ? STEP_FAILED : 0;
@@ -173,7 +175,7 @@ static int rr_turn(struct event_loop *l, struct bench_conn *c, uint64_t now)
 	if (l->open)
 		hist_add(l->w->hist, now - c->started_at);
 	atomic_store_explicit(&c->tx_count, ++c->done, memory_order_relaxed);
-	if (now >= l->end || c->done >= l->total_count) {
+	if ((now >= l->end && l->w->hist->count) || c->done >= l->total_count) {
 		l->w->t1 = now;
 		close_direction(l, c, &c->rx_open);
 		finish_sending(l, c);
@@ -224,7 +226,8 @@ static int rr_readable(struct event_loop *l, struct bench_conn *c)
 
 static int rr_writable(struct event_loop *l, struct bench_conn *c)
 {
-	return c->tx_left && push(l, c, l->w->run->side == SIDE_CLIENT ? l->p->size : l->p->response) < 0 ? STEP_FAILED : 0;
+	return c->tx_left && push(l, c, l->w->run->side == SIDE_CLIENT ? l->p->size : l->p->response) < 0 ? STEP_FAILED
+													  : 0;
 }
 
 static int step(struct event_loop *l, struct bench_conn *c, uint32_t events)

@@ -8,9 +8,9 @@
 
 #include <stdint.h>
 
-#define HIST_SUB 8
-#define HIST_HALF (1u << (HIST_SUB - 1))
-#define HIST_BITS 40 // larger values (18 minutes in ns) count as the largest
+#define HIST_SUB     8
+#define HIST_HALF    (1u << (HIST_SUB - 1))
+#define HIST_BITS    40 // larger values (18 minutes in ns) count as the largest
 #define HIST_BUCKETS ((HIST_BITS - HIST_SUB + 2) * HIST_HALF)
 
 struct bench_hist {

@@ -18,9 +18,9 @@ static int usage(FILE *to)
 
 int main(int argc, const char **argv)
 {
-	struct server_options server;
-	struct client_options client;
-	struct compare_options compare;
+	static struct server_options server;
+	static struct client_options client;
+	static struct compare_options compare;
 
 	signal(SIGPIPE, SIG_IGN);
 	if (argc < 2)

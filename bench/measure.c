@@ -12,11 +12,11 @@
 #include "clock.h"
 #include "compare.h"
 
-#define PAIRS_MAX 8
+#define PAIRS_MAX      8
 #define SERVER_SECONDS 5   // to listen, and to end
-#define SPARE_SECONDS 20   // that a client may take beyond its own time
-#define BYTES_SECONDS 300  // for a given number of bytes
-#define NUMBER_TEXT 32
+#define SPARE_SECONDS  20  // that a client may take beyond its own time
+#define BYTES_SECONDS  300 // for a given number of bytes
+#define NUMBER_TEXT    32
 
 struct pair {
 	struct child server, client;
@@ -24,8 +24,8 @@ struct pair {
 	char path[COMPARE_TEXT];
 };
 
-__attribute__((format(printf, 4, 5))) static void failed(struct compare *c, const struct row *row, enum column_id column,
-							  const char *format, ...)
+__attribute__((format(printf, 4, 5))) static void failed(struct compare *c, const struct row *row,
+							 enum column_id column, const char *format, ...)
 {
 	char what[COMPARE_TEXT / 2];
 	va_list args;
@@ -120,7 +120,10 @@ static bool start_client(struct compare *c, const struct row *row, enum column_i
 
 		snprintf(length, sizeof(length), "%.6f", seconds);
 		// Long enough for the kernel's buffers to grow and for librlm to take the connection.
-		snprintf(warmup, sizeof(warmup), "%.6f", seconds / 4 < 0.1 ? 0.1 : seconds / 4 > 0.5 ? 0.5 : seconds / 4);
+		snprintf(warmup, sizeof(warmup), "%.6f",
+			 seconds / 4 < 0.1   ? 0.1
+			 : seconds / 4 > 0.5 ? 0.5
+					     : seconds / 4);
 		add(&s, "--time", length);
 		add(&s, "--warmup", warmup);
 	}

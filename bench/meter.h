@@ -9,11 +9,11 @@
 #include "clock.h"
 #include "params.h"
 
-#define METER_CALLS 64           // calls between two looks at the clock
+#define METER_CALLS 64		 // calls between two looks at the clock
 #define METER_BYTES (1ull << 20) // the same for bytes
 
 struct bench_meter {
-	uint64_t next;      // count at which to look at the clock, whatever the calls
+	uint64_t next;	    // count at which to look at the clock, whatever the calls
 	unsigned countdown; // calls until then
 	bool open, closed;
 	uint64_t start;

@@ -66,17 +66,18 @@ static void want_port(const char *port)
 
 void options_server(int argc, const char **argv, struct server_options *o)
 {
-	const char *bind = NULL, *port = BENCH_DEFAULT_PORT, *path = NULL;
+	static const char *bind, *port = BENCH_DEFAULT_PORT, *path;
 	int once = 0, quiet = 0, threads = 1, ready_fd = -1;
 	const struct poptOption table[] = {
-		{"bind", 'b', POPT_ARG_STRING, &bind, 0, "listen on this address only", "ADDR"},
-		{"port", 'p', POPT_ARG_STRING, &port, 0, "TCP port, " BENCH_DEFAULT_PORT " by default, 0: any free one", "PORT"},
-		{"unix", 'u', POPT_ARG_STRING, &path, 0, "listen on a UNIX socket instead", "PATH"},
-		{"threads", 't', POPT_ARG_INT, &threads, 0, "threads that accept connections (they also serve crr)", "N"},
-		{"once", '1', POPT_ARG_NONE, &once, 0, "exit after one test", NULL},
-		{"quiet", 'q', POPT_ARG_NONE, &quiet, 0, "print nothing", NULL},
-		{"ready-fd", 0, POPT_ARG_INT, &ready_fd, 0, "write the port to this descriptor once listening", "FD"},
-		POPT_AUTOHELP POPT_TABLEEND};
+	    {"bind", 'b', POPT_ARG_STRING, &bind, 0, "listen on this address only", "ADDR"},
+	    {"port", 'p', POPT_ARG_STRING, &port, 0, "TCP port, " BENCH_DEFAULT_PORT " by default, 0: any free one",
+	     "PORT"},
+	    {"unix", 'u', POPT_ARG_STRING, &path, 0, "listen on a UNIX socket instead", "PATH"},
+	    {"threads", 't', POPT_ARG_INT, &threads, 0, "threads that accept connections (they also serve crr)", "N"},
+	    {"once", '1', POPT_ARG_NONE, &once, 0, "exit after one test", NULL},
+	    {"quiet", 'q', POPT_ARG_NONE, &quiet, 0, "print nothing", NULL},
+	    {"ready-fd", 0, POPT_ARG_INT, &ready_fd, 0, "write the port to this descriptor once listening", "FD"},
+	    POPT_AUTOHELP POPT_TABLEEND};
 
 	parse("rlm-bench server", "[OPTION...]", argc, argv, table);
 	want_port(port);
@@ -196,50 +197,52 @@ static void client_fill(const struct client_text *t, struct client_options *o)
 
 void options_client(int argc, const char **argv, struct client_options *o)
 {
-	struct client_text t = {.port = BENCH_DEFAULT_PORT, .mode = "stream", .parallel = 1, .threads = -1};
+	static struct client_text t = {.port = BENCH_DEFAULT_PORT, .mode = "stream", .parallel = 1, .threads = -1};
 	const struct poptOption target[] = {
-		{"host", 'c', POPT_ARG_STRING, &t.host, 0, "where the server is, 127.0.0.1 by default", "HOST"},
-		{"port", 'p', POPT_ARG_STRING, &t.port, 0, "its TCP port, " BENCH_DEFAULT_PORT " by default", "PORT"},
-		{"unix", 'u', POPT_ARG_STRING, &t.path, 0, "a UNIX socket instead", "PATH"},
-		{"ring", 0, POPT_ARG_NONE, &t.ring, 0, "with --unix: a bare shared-memory ring carries the data", NULL},
-		{"ring-size", 0, POPT_ARG_STRING, &t.ring_size, 0, "its size, 256K by default", "SIZE"},
-		POPT_TABLEEND};
+	    {"host", 'c', POPT_ARG_STRING, &t.host, 0, "where the server is, 127.0.0.1 by default", "HOST"},
+	    {"port", 'p', POPT_ARG_STRING, &t.port, 0, "its TCP port, " BENCH_DEFAULT_PORT " by default", "PORT"},
+	    {"unix", 'u', POPT_ARG_STRING, &t.path, 0, "a UNIX socket instead", "PATH"},
+	    {"ring", 0, POPT_ARG_NONE, &t.ring, 0, "with --unix: a bare shared-memory ring carries the data", NULL},
+	    {"ring-size", 0, POPT_ARG_STRING, &t.ring_size, 0, "its size, 256K by default", "SIZE"},
+	    POPT_TABLEEND};
 	const struct poptOption work[] = {
-		{"mode", 'm', POPT_ARG_STRING, &t.mode, 0, "stream (default), rr: request and response, crr: with a connection each",
-		 "MODE"},
-		{"size", 's', POPT_ARG_STRING, &t.size, 0, "message size, or a range to double through", "SIZE[:TO]"},
-		{"response", 0, POPT_ARG_STRING, &t.response, 0, "size of a response, by default that of the request", "SIZE"},
-		{"recv-size", 0, POPT_ARG_STRING, &t.recv_size, 0,
-		 "bytes to ask of each receive of a stream, by default 64K or a message if that is more", "SIZE"},
-		{"parallel", 'P', POPT_ARG_INT, &t.parallel, 0, "connections", "N"},
-		{"threads", 't', POPT_ARG_INT, &t.threads, 0, "threads on each side, by default one per connection", "N"},
-		{"time", 'T', POPT_ARG_STRING, &t.time, 0, "how long to measure, 10 s by default", "SECONDS"},
-		{"bytes", 'n', POPT_ARG_STRING, &t.bytes, 0, "bytes to send instead, over all connections", "SIZE"},
-		{"count", 'k', POPT_ARG_STRING, &t.count, 0, "messages or transactions instead", "N"},
-		{"warmup", 'w', POPT_ARG_STRING, &t.warmup, 0, "time before measuring, by default a tenth, at most 0.5 s",
-		 "SECONDS"},
-		{"reverse", 'R', POPT_ARG_NONE, &t.reverse, 0, "the server sends", NULL},
-		{"bidir", 'd', POPT_ARG_NONE, &t.bidir, 0, "both send", NULL},
-		{"nodelay", 'N', POPT_ARG_NONE, &t.nodelay, 0, "TCP_NODELAY for streams too", NULL},
-		POPT_TABLEEND};
+	    {"mode", 'm', POPT_ARG_STRING, &t.mode, 0,
+	     "stream (default), rr: request and response, crr: with a connection each", "MODE"},
+	    {"size", 's', POPT_ARG_STRING, &t.size, 0, "message size, or a range to double through", "SIZE[:TO]"},
+	    {"response", 0, POPT_ARG_STRING, &t.response, 0, "size of a response, by default that of the request",
+	     "SIZE"},
+	    {"recv-size", 0, POPT_ARG_STRING, &t.recv_size, 0,
+	     "bytes to ask of each receive of a stream, by default 64K or a message if that is more", "SIZE"},
+	    {"parallel", 'P', POPT_ARG_INT, &t.parallel, 0, "connections", "N"},
+	    {"threads", 't', POPT_ARG_INT, &t.threads, 0, "threads on each side, by default one per connection", "N"},
+	    {"time", 'T', POPT_ARG_STRING, &t.time, 0, "how long to measure, 10 s by default", "SECONDS"},
+	    {"bytes", 'n', POPT_ARG_STRING, &t.bytes, 0, "bytes to send instead, over all connections", "SIZE"},
+	    {"count", 'k', POPT_ARG_STRING, &t.count, 0, "messages or transactions instead", "N"},
+	    {"warmup", 'w', POPT_ARG_STRING, &t.warmup, 0, "time before measuring, by default a tenth, at most 0.5 s",
+	     "SECONDS"},
+	    {"reverse", 'R', POPT_ARG_NONE, &t.reverse, 0, "the server sends", NULL},
+	    {"bidir", 'd', POPT_ARG_NONE, &t.bidir, 0, "both send", NULL},
+	    {"nodelay", 'N', POPT_ARG_NONE, &t.nodelay, 0, "TCP_NODELAY for streams too", NULL},
+	    POPT_TABLEEND};
 	const struct poptOption ends[] = {
-		{"epoll", 'e', POPT_ARG_NONE, &t.epoll, 0, "both ends non-blocking, driven by epoll", NULL},
-		{"busy", 'B', POPT_ARG_NONE, &t.busy, 0, "both ends non-blocking, trying again at once", NULL},
-		{"server-wait", 0, POPT_ARG_STRING, &t.server_wait, 0, "block, epoll or busy, for the server alone", "HOW"},
-		POPT_TABLEEND};
+	    {"epoll", 'e', POPT_ARG_NONE, &t.epoll, 0, "both ends non-blocking, driven by epoll", NULL},
+	    {"busy", 'B', POPT_ARG_NONE, &t.busy, 0, "both ends non-blocking, trying again at once", NULL},
+	    {"server-wait", 0, POPT_ARG_STRING, &t.server_wait, 0, "block, epoll or busy, for the server alone", "HOW"},
+	    POPT_TABLEEND};
 	const struct poptOption output[] = {
-		{"interval", 'i', POPT_ARG_STRING, &t.interval, 0, "report every so often", "SECONDS"},
-		{"verify", 'v', POPT_ARG_NONE, &t.verify, 0, "check every byte, both ways", NULL},
-		{"seed", 0, POPT_ARG_STRING, &t.seed, 0, "of the bytes that --verify sends; random by default", "N"},
-		{"corrupt", 0, POPT_ARG_STRING, &t.corrupt, 0, "send one wrong byte there, to see that --verify finds it", "POS"},
-		{"json", 'J', POPT_ARG_NONE, &t.json, 0, "print JSON", NULL},
-		POPT_TABLEEND};
+	    {"interval", 'i', POPT_ARG_STRING, &t.interval, 0, "report every so often", "SECONDS"},
+	    {"verify", 'v', POPT_ARG_NONE, &t.verify, 0, "check every byte, both ways", NULL},
+	    {"seed", 0, POPT_ARG_STRING, &t.seed, 0, "of the bytes that --verify sends; random by default", "N"},
+	    {"corrupt", 0, POPT_ARG_STRING, &t.corrupt, 0, "send one wrong byte there, to see that --verify finds it",
+	     "POS"},
+	    {"json", 'J', POPT_ARG_NONE, &t.json, 0, "print JSON", NULL},
+	    POPT_TABLEEND};
 	const struct poptOption table[] = {
-		{NULL, 0, POPT_ARG_INCLUDE_TABLE, (void *)target, 0, "Server:", NULL},
-		{NULL, 0, POPT_ARG_INCLUDE_TABLE, (void *)work, 0, "Work:", NULL},
-		{NULL, 0, POPT_ARG_INCLUDE_TABLE, (void *)ends, 0, "Waiting (blocking calls by default):", NULL},
-		{NULL, 0, POPT_ARG_INCLUDE_TABLE, (void *)output, 0, "Output and checks:", NULL},
-		POPT_AUTOHELP POPT_TABLEEND};
+	    {NULL, 0, POPT_ARG_INCLUDE_TABLE, (void *)target, 0, "Server:", NULL},
+	    {NULL, 0, POPT_ARG_INCLUDE_TABLE, (void *)work, 0, "Work:", NULL},
+	    {NULL, 0, POPT_ARG_INCLUDE_TABLE, (void *)ends, 0, "Waiting (blocking calls by default):", NULL},
+	    {NULL, 0, POPT_ARG_INCLUDE_TABLE, (void *)output, 0, "Output and checks:", NULL},
+	    POPT_AUTOHELP POPT_TABLEEND};
 
 	parse("rlm-bench client", "[OPTION...]", argc, argv, table);
 	client_fill(&t, o);
@@ -247,22 +250,22 @@ void options_client(int argc, const char **argv, struct client_options *o)
 
 void options_compare(int argc, const char **argv, struct compare_options *o)
 {
-	const char *time = NULL;
+	static const char *time;
 	int runs = 5, quiet = 0;
 
 	*o = (struct compare_options){.preset = "default"};
 	const struct poptOption table[] = {
-		{"preset", 'P', POPT_ARG_STRING, &o->preset, 0,
-		 "default, paper, rr, small, epoll, oversubscribed or plain-cost", "NAME"},
-		{"runs", 'r', POPT_ARG_INT, &runs, 0, "interleaved runs of each point, 5 by default", "N"},
-		{"time", 'T', POPT_ARG_STRING, &time, 0, "time measured per point and run", "SECONDS"},
-		{"columns", 'c', POPT_ARG_STRING, &o->columns, 0, "only these, of tcp,veth,unix,ring,librlm", "LIST"},
-		{"lib", 'l', POPT_ARG_STRING, &o->lib, 0, "librlm.so, by default the one beside rlm-bench", "PATH"},
-		{"rlmd", 'd', POPT_ARG_STRING, &o->rlmd, 0, "rlmd, by default the one beside rlm-bench", "PATH"},
-		{"svg", 's', POPT_ARG_STRING, &o->svg, 0, "draw the results", "FILE"},
-		{"json", 'J', POPT_ARG_STRING, &o->json, 0, "write the results", "FILE"},
-		{"quiet", 'q', POPT_ARG_NONE, &quiet, 0, "no progress on standard error", NULL},
-		POPT_AUTOHELP POPT_TABLEEND};
+	    {"preset", 'P', POPT_ARG_STRING, &o->preset, 0,
+	     "default, paper, rr, small, epoll, oversubscribed or plain-cost", "NAME"},
+	    {"runs", 'r', POPT_ARG_INT, &runs, 0, "interleaved runs of each point, 5 by default", "N"},
+	    {"time", 'T', POPT_ARG_STRING, &time, 0, "time measured per point and run", "SECONDS"},
+	    {"columns", 'c', POPT_ARG_STRING, &o->columns, 0, "only these, of tcp,veth,unix,ring,librlm", "LIST"},
+	    {"lib", 'l', POPT_ARG_STRING, &o->lib, 0, "librlm.so, by default the one beside rlm-bench", "PATH"},
+	    {"rlmd", 'd', POPT_ARG_STRING, &o->rlmd, 0, "rlmd, by default the one beside rlm-bench", "PATH"},
+	    {"svg", 's', POPT_ARG_STRING, &o->svg, 0, "draw the results", "FILE"},
+	    {"json", 'J', POPT_ARG_STRING, &o->json, 0, "write the results", "FILE"},
+	    {"quiet", 'q', POPT_ARG_NONE, &quiet, 0, "no progress on standard error", NULL},
+	    POPT_AUTOHELP POPT_TABLEEND};
 
 	parse("rlm-bench compare", "[OPTION...]", argc, argv, table);
 	want_time("--time", time, &o->time_ns);

@@ -29,8 +29,8 @@ struct server_options {
 
 struct client_options {
 	struct net_address address;
-	struct bench_params params; // of the first test
-	uint64_t size_to;           // tests go on, doubling the size, up to this one
+	struct bench_params params;	     // of the first test
+	uint64_t size_to;		     // tests go on, doubling the size, up to this one
 	bool response_follows, recv_follows; // sizes that follow params.size
 	uint64_t interval_ns;
 	bool json;
@@ -43,7 +43,8 @@ struct compare_options {
 	bool quiet;
 };
 
-// Each parses argv[1..] and exits with EXIT_USAGE on its own when something is wrong. Strings live as long as the process.
+// Each parses argv[1..] and exits with EXIT_USAGE on its own when something is wrong. Strings live as long as the
+// process.
 void options_server(int argc, const char **argv, struct server_options *o);
 void options_client(int argc, const char **argv, struct client_options *o);
 void options_compare(int argc, const char **argv, struct compare_options *o);

@@ -26,26 +26,26 @@ enum bench_side {
 	SIDE_SERVER,
 };
 
-#define PARAMS_NONE UINT64_MAX
-#define PARAMS_SIZE_MAX (64ull << 20)
+#define PARAMS_NONE	    UINT64_MAX
+#define PARAMS_SIZE_MAX	    (64ull << 20)
 #define PARAMS_PARALLEL_MAX 1024u
-#define PARAMS_CRR_MIN 16u // a request of crr begins with the connection's greeting
+#define PARAMS_CRR_MIN	    16u // a request of crr begins with the connection's greeting
 
 struct bench_params {
 	enum bench_mode mode;
 	enum bench_wait wait[2]; // by enum bench_side
-	uint64_t size;           // bytes per send, per request
-	uint64_t response;       // bytes per response
-	uint64_t recv_size;      // bytes asked of each receive
-	uint64_t time_ns;        // measured time when limit is 0
-	uint64_t warmup_ns;      // before it
-	uint64_t limit;          // per connection: bytes (stream) or transactions; 0: time decides
-	uint64_t warmup_limit;   // before it
+	uint64_t size;		 // bytes per send, per request
+	uint64_t response;	 // bytes per response
+	uint64_t recv_size;	 // bytes asked of each receive
+	uint64_t time_ns;	 // measured time when limit is 0
+	uint64_t warmup_ns;	 // before it
+	uint64_t limit;		 // per connection: bytes (stream) or transactions; 0: time decides
+	uint64_t warmup_limit;	 // before it
 	uint64_t seed;
-	uint64_t corrupt;        // stream position at which the client sends a wrong byte, or PARAMS_NONE
-	uint32_t parallel;       // connections
-	uint32_t threads;        // on each side
-	uint32_t ring_size;      // not 0: a bare shared-memory ring in place of the sockets
+	uint64_t corrupt;   // stream position at which the client sends a wrong byte, or PARAMS_NONE
+	uint32_t parallel;  // connections
+	uint32_t threads;   // on each side
+	uint32_t ring_size; // not 0: a bare shared-memory ring in place of the sockets
 	bool verify, reverse, bidir, nodelay;
 };
 

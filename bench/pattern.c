@@ -137,9 +137,10 @@ void pattern_explain(uint64_t seed, uint64_t position, const void *data, size_t 
 	if (!pattern_locate(seed, got, n - at, &belongs))
 		return;
 	if (belongs > where)
-		snprintf(text + len, size - (size_t)len, ", which belongs at byte %" PRIu64 ": %" PRIu64 " bytes are missing",
-			 belongs, belongs - where);
+		snprintf(text + len, size - (size_t)len,
+			 ", which belongs at byte %" PRIu64 ": %" PRIu64 " bytes are missing", belongs,
+			 belongs - where);
 	else if (belongs < where)
-		snprintf(text + len, size - (size_t)len, ", which belongs at byte %" PRIu64 ": %" PRIu64 " bytes came twice",
-			 belongs, where - belongs);
+		snprintf(text + len, size - (size_t)len,
+			 ", which belongs at byte %" PRIu64 ": %" PRIu64 " bytes came twice", belongs, where - belongs);
 }

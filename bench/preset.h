@@ -26,8 +26,8 @@ extern const struct column compare_columns[COL_COUNT];
 
 enum metric {
 	METRIC_BANDWIDTH, // bytes per second
-	METRIC_TIME,      // median round trip, ns
-	METRIC_RATE,      // per second
+	METRIC_TIME,	  // median round trip, ns
+	METRIC_RATE,	  // per second
 	METRIC_COUNT,
 };
 
@@ -44,14 +44,14 @@ struct row {
 struct preset {
 	const char *name;
 	const char *title;
-	unsigned columns; // bits 1 << enum column_id
+	unsigned columns;	      // bits 1 << enum column_id
 	enum column_id base, subject; // of the ratios
-	uint64_t time_ns; // measured, per point and run
-	uint64_t bytes;   // instead, for streams
-	bool recv_is_size; // receives ask for one message
+	uint64_t time_ns;	      // measured, per point and run
+	uint64_t bytes;		      // instead, for streams
+	bool recv_is_size;	      // receives ask for one message
 	bool plot;
-	unsigned pairs;   // at once
-	unsigned cpus;    // that they share, 0: all
+	unsigned pairs;		      // at once
+	unsigned cpus;		      // that they share, 0: all
 	struct row rows[PRESET_ROWS]; // size 0 at the end
 };
 

@@ -16,18 +16,22 @@ static const char *carrier_name(const struct bench_params *p, const struct net_a
 
 void report_header(const struct bench_params *p, const struct net_address *a)
 {
-	static const char *const titles[MODE_COUNT] = {"stream", "request and response", "connect, request, response, close"};
+	static const char *const titles[MODE_COUNT] = {"stream", "request and response",
+						       "connect, request, response, close"};
 	static const char *const waits[WAIT_COUNT] = {"blocking", "epoll", "busy"};
 
-	printf("%s over %s, %u connection%s, client %s, server %s%s%s\n", titles[p->mode], carrier_name(p, a), p->parallel,
-	       p->parallel == 1 ? "" : "s", waits[p->wait[SIDE_CLIENT]], waits[p->wait[SIDE_SERVER]],
-	       p->bidir ? ", both directions" : p->reverse ? ", server to client" : "", p->verify ? ", verified" : "");
+	printf("%s over %s, %u connection%s, client %s, server %s%s%s\n", titles[p->mode], carrier_name(p, a),
+	       p->parallel, p->parallel == 1 ? "" : "s", waits[p->wait[SIDE_CLIENT]], waits[p->wait[SIDE_SERVER]],
+	       p->bidir	    ? ", both directions"
+	       : p->reverse ? ", server to client"
+			    : "",
+	       p->verify ? ", verified" : "");
 	if (p->mode == MODE_STREAM)
-		printf("%10s %12s %12s %12s %11s %11s  %s\n", "size", "up", "down", "messages", "client CPU", "server CPU",
-		       "carrier");
+		printf("%10s %12s %12s %12s %11s %11s  %s\n", "size", "up", "down", "messages", "client CPU",
+		       "server CPU", "carrier");
 	else
-		printf("%10s %12s %9s %9s %9s %9s %9s %11s %11s  %s\n", "size", "rate", "mean", "p50", "p99", "p99.9", "max",
-		       "client CPU", "server CPU", "carrier");
+		printf("%10s %12s %9s %9s %9s %9s %9s %11s %11s  %s\n", "size", "rate", "mean", "p50", "p99", "p99.9",
+		       "max", "client CPU", "server CPU", "carrier");
 	fflush(stdout);
 }
 
@@ -110,7 +114,8 @@ static void report_interval(struct report_intervals *r, double from, double to, 
 		json_array_append_new(r->json, json_pack("{s:f, s:f, s:f, s:f}", "from_s", from, "to_s", to,
 							 "up_bytes_per_second", tx, "down_bytes_per_second", rx));
 	else
-		json_array_append_new(r->json, json_pack("{s:f, s:f, s:f}", "from_s", from, "to_s", to, "per_second", tx));
+		json_array_append_new(r->json,
+				      json_pack("{s:f, s:f, s:f}", "from_s", from, "to_s", to, "per_second", tx));
 	if (r->quiet)
 		return;
 	if (stream)

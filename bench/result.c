@@ -15,8 +15,8 @@ void carrier_add(struct carrier_sum *s, const struct rlm_info *info)
 
 json_t *carrier_to_json(const struct carrier_sum *s)
 {
-	return json_pack("{s:I, s:I, s:s}", "ring_bytes", (json_int_t)s->ring, "plain_bytes", (json_int_t)s->plain, "why",
-			 rlm_why_words(s->known ? s->why : RLM_WHY_NOT_LOADED));
+	return json_pack("{s:I, s:I, s:s}", "ring_bytes", (json_int_t)s->ring, "plain_bytes", (json_int_t)s->plain,
+			 "why", rlm_why_words(s->known ? s->why : RLM_WHY_NOT_LOADED));
 }
 
 json_t *result_of_cpu(const struct bench_cpu *cpu)
@@ -43,8 +43,8 @@ static json_t *rx_to_json(const struct bench_run *run)
 		if (window > seconds)
 			seconds = window;
 	}
-	return json_pack("{s:I, s:I, s:f, s:f}", "bytes", (json_int_t)bytes, "calls", (json_int_t)calls, "seconds", seconds,
-			 "bytes_per_second", rate);
+	return json_pack("{s:I, s:I, s:f, s:f}", "bytes", (json_int_t)bytes, "calls", (json_int_t)calls, "seconds",
+			 seconds, "bytes_per_second", rate);
 }
 
 static json_t *tx_to_json(const struct bench_run *run)
@@ -125,8 +125,8 @@ void result_summarise(json_t *test, const struct bench_params *p)
 	json_t *summary = json_object();
 	double ring = number_at(test, "client", "carrier", "ring_bytes");
 	double plain = number_at(test, "client", "carrier", "plain_bytes");
-	const char *why = json_string_value(
-		json_object_get(json_object_get(json_object_get(test, "client"), "carrier"), "why"));
+	const char *why =
+	    json_string_value(json_object_get(json_object_get(json_object_get(test, "client"), "carrier"), "why"));
 
 	if (p->mode == MODE_STREAM)
 		summarise_stream(summary, test, p);
@@ -136,6 +136,10 @@ void result_summarise(json_t *test, const struct bench_params *p)
 	json_object_set_new(summary, "server_cpu_percent", json_real(number_at(test, "server", "cpu", "percent")));
 	json_object_set_new(test, "summary", summary);
 	json_object_set_new(test, "carrier",
-			    json_pack("{s:s, s:f, s:s}", "name", p->ring_size ? "bare ring" : ring > 0 ? "ring" : "plain",
-				      "ring_share", ring + plain > 0 ? ring / (ring + plain) : 0.0, "why", why ? why : ""));
+			    json_pack("{s:s, s:f, s:s}", "name",
+				      p->ring_size ? "bare ring"
+				      : ring > 0   ? "ring"
+						   : "plain",
+				      "ring_share", ring + plain > 0 ? ring / (ring + plain) : 0.0, "why",
+				      why ? why : ""));
 }

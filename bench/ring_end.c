@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // One end of a bare shared-memory ring pair.
 //
-// One memfd holds two regions as in layout.h, each with a single slot; `tx_round` 2 and `end` mark the end of the stream.
+// One memfd holds two regions as in layout.h, each with a single slot; `tx_round` 2 and `end` mark the end of the
+// stream.
 #include "ring_end.h"
 
 #include <errno.h>
@@ -16,7 +17,7 @@
 #include "wake.h"
 
 #define ALIVE_CHECK NS_PER_S
-#define RING_CHUNK (32u << 10) // handed over at once, so that both ends copy at the same time
+#define RING_CHUNK  (32u << 10) // handed over at once, so that both ends copy at the same time
 
 struct ring_end {
 	struct rlm_conn conn;
@@ -111,10 +112,11 @@ static bool finished(const struct ring_end *e)
 	// Pairs with ring_end_finish(): who sees the end sees all that was put before it.
 	return atomic_load_explicit(&peer->tx_round, memory_order_acquire) == 2 &&
 	       atomic_load_explicit(&peer->end, memory_order_relaxed) ==
-		       atomic_load_explicit(&e->bound.rx.mine->tail, memory_order_relaxed);
+		   atomic_load_explicit(&e->bound.rx.mine->tail, memory_order_relaxed);
 }
 
-// One sleep. Each needs a listen of its own: the peer rings once for each, and it may ring for what we have taken already.
+// One sleep. Each needs a listen of its own: the peer rings once for each, and it may ring for what we have taken
+// already.
 static int sleep_once(struct ring_end *e, const _Atomic uint64_t *word, uint64_t old, uint32_t bit)
 {
 	struct rlm_bound *b = &e->bound;
@@ -158,8 +160,8 @@ ssize_t ring_end_send(struct ring_end *e, const void *data, size_t n)
 		uint64_t room = ring_room(&b->tx, left);
 
 		if (__builtin_expect(room + 1 <= 1, 0)) { // 0 or RLM_RING_BROKEN
-			int r = room ? -EPROTO :
-				       wait_change(e, &b->tx.peer->tail, b->tx.cached, &b->tx_spin, RLM_WAIT_TX_FUTEX);
+			int r = room ? -EPROTO
+				     : wait_change(e, &b->tx.peer->tail, b->tx.cached, &b->tx_spin, RLM_WAIT_TX_FUTEX);
 
 			if (r == 0)
 				continue;
@@ -217,7 +219,8 @@ void ring_end_finish(struct ring_end *e)
 {
 	struct rlm_slot_shared *mine = e->bound.tx.mine;
 
-	atomic_store_explicit(&mine->end, atomic_load_explicit(&mine->head, memory_order_relaxed), memory_order_relaxed);
+	atomic_store_explicit(&mine->end, atomic_load_explicit(&mine->head, memory_order_relaxed),
+			      memory_order_relaxed);
 	// Pairs with finished().
 	atomic_store_explicit(&mine->tx_round, 2, memory_order_release);
 	wake_all(&e->bound);

@@ -9,8 +9,8 @@
 
 struct ring_end;
 
-// Makes the shared memory; *memfd goes to the peer, the caller closes it. `alive`: a socket that ends when the peer dies,
-// borrowed. NULL with errno.
+// Makes the shared memory; *memfd goes to the peer, the caller closes it. `alive`: a socket that ends when the peer
+// dies, borrowed. NULL with errno.
 struct ring_end *ring_end_new(uint32_t ring_size, int alive, int *memfd);
 // The other end, from the descriptor received. NULL with errno.
 struct ring_end *ring_end_attach(uint32_t ring_size, int alive, int memfd);

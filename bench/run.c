@@ -23,7 +23,8 @@ static int conn_init(struct bench_conn *c, const struct bench_params *p, enum be
 	c->tx_seed = pattern_seed(p->seed, index, server);
 	c->rx_seed = pattern_seed(p->seed, index, !server);
 	meter_init(&c->rx_meter, p);
-	if (posix_memalign((void **)&c->tx_buf, BUFFER_ALIGN, tx) || posix_memalign((void **)&c->rx_buf, BUFFER_ALIGN, rx))
+	if (posix_memalign((void **)&c->tx_buf, BUFFER_ALIGN, tx) ||
+	    posix_memalign((void **)&c->rx_buf, BUFFER_ALIGN, rx))
 		return -ENOMEM;
 	pattern_fill(c->tx_seed, 0, c->tx_buf, tx);
 	memset(c->rx_buf, 0, rx); // present before it is measured
@@ -221,15 +222,16 @@ void worker_fail(struct bench_worker *w, const struct bench_conn *c, int status,
 	if (!w->status) {
 		w->status = status;
 		if (c)
-			snprintf(w->error, sizeof(w->error), "connection %u: %s: %s", c->index, what, strerror(-status));
+			snprintf(w->error, sizeof(w->error), "connection %u: %s: %s", c->index, what,
+				 strerror(-status));
 		else
 			snprintf(w->error, sizeof(w->error), "%s: %s", what, strerror(-status));
 	}
 	run_break_off(w->run);
 }
 
-void worker_wrong_data(struct bench_worker *w, const struct bench_conn *c, uint64_t position, const void *data, size_t n,
-		       size_t at)
+void worker_wrong_data(struct bench_worker *w, const struct bench_conn *c, uint64_t position, const void *data,
+		       size_t n, size_t at)
 {
 	char text[BENCH_ERROR - 64];
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // One side of a test: its connections, its threads, and what they found.
 //
-// Life: run_new(); each connection's descriptor (or ring) is put in place; run_start() makes the threads; run_join() waits
-// for them and closes the descriptors, which the run owns.
+// Life: run_new(); each connection's descriptor (or ring) is put in place; run_start() makes the threads; run_join()
+// waits for them and closes the descriptors, which the run owns.
 #ifndef BENCH_RUN_H
 #define BENCH_RUN_H
 
@@ -48,9 +48,9 @@ struct bench_worker {
 	unsigned conn_count;
 	void (*work)(struct bench_worker *w);
 	struct bench_hist *hist; // round trips; NULL where none are measured
-	uint64_t t0, t1;         // window in which they were counted
-	uint64_t tx_end;         // when a stream's sender stops
-	int status;              // 0 or -errno; -EILSEQ: verification failed
+	uint64_t t0, t1;	 // window in which they were counted
+	uint64_t tx_end;	 // when a stream's sender stops
+	int status;		 // 0 or -errno; -EILSEQ: verification failed
 	char error[BENCH_ERROR];
 };
 
@@ -73,15 +73,16 @@ const struct bench_worker *run_failed(const struct bench_run *run);
 
 // Reports an error of a worker; every other connection of the run is shut down so that nobody waits for it.
 void worker_fail(struct bench_worker *w, const struct bench_conn *c, int status, const char *what);
-void worker_wrong_data(struct bench_worker *w, const struct bench_conn *c, uint64_t position, const void *data, size_t n,
-		       size_t at);
+void worker_wrong_data(struct bench_worker *w, const struct bench_conn *c, uint64_t position, const void *data,
+		       size_t n, size_t at);
 // Remembers what carries the connection now.
 void conn_note_carrier(struct bench_conn *c);
 
 // The time until which a stream's sender goes on, and a batch of messages between two looks at the clock.
 static inline uint64_t sender_end(const struct bench_params *p)
 {
-	// A little longer than the receiver measures, so that the receiver's window never contains the end of the stream.
+	// A little longer than the receiver measures, so that the receiver's window never contains the end of the
+	// stream.
 	return p->limit ? UINT64_MAX : clock_now() + p->warmup_ns + p->time_ns + 20 * NS_PER_MS;
 }
 

@@ -19,7 +19,7 @@
 #include "result.h"
 
 #define GREETING_SECONDS 10
-#define ATTACH_SECONDS 10
+#define ATTACH_SECONDS	 10
 
 struct session {
 	struct session *next; // server::sessions
@@ -28,7 +28,7 @@ struct session {
 	struct bench_run *run;
 	unsigned attached;
 	unsigned users; // accepting threads inside crr_serve()
-	bool started;   // attaches nothing any more
+	bool started;	// attaches nothing any more
 	uint64_t served;
 	struct rlm_info info;
 	int status;
@@ -175,19 +175,26 @@ static bool expect(int fd, const char *word)
 	return is;
 }
 
-static json_t *crr_result(const struct session *s, const struct bench_cpu *from)
+static json_t *crr_result(const struct session *session, const struct bench_cpu *from)
 {
+	struct session found, *s = &found;
 	struct bench_cpu cpu = cpu_since(*from);
 	struct carrier_sum carrier = {0};
 	json_t *side = json_object();
 
+	pthread_mutex_lock(&server.lock);
+	while (session->users)
+		pthread_cond_wait(&server.changed, &server.lock);
+	found = *session;
+	pthread_mutex_unlock(&server.lock);
 	carrier_add(&carrier, &s->info);
 	json_object_set_new(side, "cpu", result_of_cpu(&cpu));
 	json_object_set_new(side, "carrier", carrier_to_json(&carrier));
 	json_object_set_new(side, "served", json_integer((json_int_t)s->served));
 	if (s->status) {
-		json_object_set_new(side, "error", json_string(s->status == -EILSEQ ? "client to server: wrong data" :
-										      strerror(-s->status)));
+		json_object_set_new(
+		    side, "error",
+		    json_string(s->status == -EILSEQ ? "client to server: wrong data" : strerror(-s->status)));
 		json_object_set_new(side, "wrong_data", json_boolean(s->status == -EILSEQ));
 	}
 	return side;
@@ -256,7 +263,7 @@ static void start_control(int fd)
 	pthread_attr_t attr;
 
 	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, server.options->once ? PTHREAD_CREATE_JOINABLE : PTHREAD_CREATE_DETACHED);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	net_receive_timeout(fd, 0);
 	if (pthread_create(&thread, &attr, control_main, (void *)(intptr_t)fd) != 0)
 		close(fd);

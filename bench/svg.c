@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // A comparison as a drawing: one panel for streams, one for round trips, both axes logarithmic.
 //
-// The drawing brings its colours for light and dark surroundings and its own background. Series differ by marker as well
-// as by colour; whiskers show the lowest and the highest run.
+// The drawing brings its colours for light and dark surroundings and its own background. Series differ by marker as
+// well as by colour; whiskers show the lowest and the highest run.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -11,38 +11,38 @@
 #include "compare.h"
 #include "units.h"
 
-#define WIDTH 840
-#define LEFT 92
-#define RIGHT 24
+#define WIDTH  840
+#define LEFT   92
+#define RIGHT  24
 #define HEADER 92
-#define PANEL 330  // plot area
-#define TITLE 34   // above it
+#define PANEL  330 // plot area
+#define TITLE  34  // above it
 #define FOOTER 62  // below it
 
 struct panel {
 	const struct compare *c;
 	FILE *to;
 	enum metric metric;
-	double top; // of the plot area
+	double top;	       // of the plot area
 	double x0, x1, y0, y1; // log2 of sizes, log10 of values
 };
 
 // Plain colours rather than CSS variables, which few viewers but browsers know.
 static const char style[] =
-	"<style>\n"
-	"text{font:13px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:#1f2328}\n"
-	".bg{fill:#ffffff} .dim{fill:#59636e} .title{font-weight:600;font-size:15px} .end{text-anchor:end} "
-	".mid{text-anchor:middle}\n"
-	".grid{stroke:#d8dee4;stroke-width:1} .axis{stroke:#59636e;stroke-width:1}\n"
-	".tcp{stroke:#c2410c;color:#c2410c} .veth{stroke:#b7791f;color:#b7791f} .unix{stroke:#0f7b55;color:#0f7b55}\n"
-	".ring{stroke:#6e7781;color:#6e7781} .librlm{stroke:#0550ae;color:#0550ae}\n"
-	".line{fill:none;stroke-width:2} .line.librlm{stroke-width:3} .line.ring{stroke-dasharray:6 4}\n"
-	".mark{fill:currentColor;stroke:#ffffff;stroke-width:1} .whisker{stroke-width:1.5}\n"
-	"@media (prefers-color-scheme:dark){\n"
-	"text{fill:#e6edf3} .bg{fill:#0d1117} .dim{fill:#9198a1} .grid{stroke:#2f3742} .axis{stroke:#9198a1}\n"
-	".tcp{stroke:#ff9257;color:#ff9257} .veth{stroke:#e8b44a;color:#e8b44a} .unix{stroke:#4cc38a;color:#4cc38a}\n"
-	".ring{stroke:#9aa4af;color:#9aa4af} .librlm{stroke:#6cb6ff;color:#6cb6ff} .mark{stroke:#0d1117}}\n"
-	"</style>\n";
+    "<style>\n"
+    "text{font:13px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:#1f2328}\n"
+    ".bg{fill:#ffffff} .dim{fill:#59636e} .title{font-weight:600;font-size:15px} .end{text-anchor:end} "
+    ".mid{text-anchor:middle}\n"
+    ".grid{stroke:#d8dee4;stroke-width:1} .axis{stroke:#59636e;stroke-width:1}\n"
+    ".tcp{stroke:#c2410c;color:#c2410c} .veth{stroke:#b7791f;color:#b7791f} .unix{stroke:#0f7b55;color:#0f7b55}\n"
+    ".ring{stroke:#6e7781;color:#6e7781} .librlm{stroke:#0550ae;color:#0550ae}\n"
+    ".line{fill:none;stroke-width:2} .line.librlm{stroke-width:3} .line.ring{stroke-dasharray:6 4}\n"
+    ".mark{fill:currentColor;stroke:#ffffff;stroke-width:1} .whisker{stroke-width:1.5}\n"
+    "@media (prefers-color-scheme:dark){\n"
+    "text{fill:#e6edf3} .bg{fill:#0d1117} .dim{fill:#9198a1} .grid{stroke:#2f3742} .axis{stroke:#9198a1}\n"
+    ".tcp{stroke:#ff9257;color:#ff9257} .veth{stroke:#e8b44a;color:#e8b44a} .unix{stroke:#4cc38a;color:#4cc38a}\n"
+    ".ring{stroke:#9aa4af;color:#9aa4af} .librlm{stroke:#6cb6ff;color:#6cb6ff} .mark{stroke:#0d1117}}\n"
+    "</style>\n";
 
 static void escape(FILE *to, const char *text)
 {
@@ -81,7 +81,8 @@ static void mark(FILE *to, enum column_id column, double x, double y)
 		fprintf(to, "<circle class='mark %s' cx='%.1f' cy='%.1f' r='4.5'/>\n", name, x, y);
 		break;
 	case COL_VETH:
-		fprintf(to, "<rect class='mark %s' x='%.1f' y='%.1f' width='8.5' height='8.5'/>\n", name, x - 4.25, y - 4.25);
+		fprintf(to, "<rect class='mark %s' x='%.1f' y='%.1f' width='8.5' height='8.5'/>\n", name, x - 4.25,
+			y - 4.25);
 		break;
 	case COL_UNIX:
 		fprintf(to, "<path class='mark %s' d='M%.1f %.1fl5 9h-10z'/>\n", name, x, y - 5.5);
@@ -180,12 +181,15 @@ static void draw_x_axis(const struct panel *p)
 
 		if (row->metric != p->metric)
 			continue;
-		fprintf(p->to, "<line class='axis' x1='%.1f' y1='%.1f' x2='%.1f' y2='%.1f'/>\n", x, bottom, x, bottom + 5);
+		fprintf(p->to, "<line class='axis' x1='%.1f' y1='%.1f' x2='%.1f' y2='%.1f'/>\n", x, bottom, x,
+			bottom + 5);
 		fprintf(p->to, "<text class='dim mid' x='%.1f' y='%.1f'>%s</text>\n", x, bottom + 20,
 			units_size(text, row->size));
 	}
-	fprintf(p->to, "<line class='axis' x1='%d' y1='%.1f' x2='%d' y2='%.1f'/>\n", LEFT, bottom, WIDTH - RIGHT, bottom);
-	fprintf(p->to, "<text class='mid' x='%d' y='%.1f'>message size</text>\n", (LEFT + WIDTH - RIGHT) / 2, bottom + 42);
+	fprintf(p->to, "<line class='axis' x1='%d' y1='%.1f' x2='%d' y2='%.1f'/>\n", LEFT, bottom, WIDTH - RIGHT,
+		bottom);
+	fprintf(p->to, "<text class='mid' x='%d' y='%.1f'>message size</text>\n", (LEFT + WIDTH - RIGHT) / 2,
+		bottom + 42);
 }
 
 static void draw_column(const struct panel *p, enum column_id column)
@@ -218,9 +222,9 @@ static void draw_column(const struct panel *p, enum column_id column)
 static void draw_panel(const struct panel *p)
 {
 	static const char *const titles[METRIC_COUNT] = {
-		[METRIC_BANDWIDTH] = "Stream, bandwidth (higher is better)",
-		[METRIC_TIME] = "Round trip, median (lower is better)",
-		[METRIC_RATE] = "Transactions (higher is better)",
+	    [METRIC_BANDWIDTH] = "Stream, bandwidth (higher is better)",
+	    [METRIC_TIME] = "Round trip, median (lower is better)",
+	    [METRIC_RATE] = "Transactions (higher is better)",
 	};
 
 	fprintf(p->to, "<text class='title' x='%d' y='%.1f'>%s</text>\n", LEFT, p->top - 14, titles[p->metric]);
@@ -270,8 +274,8 @@ int svg_write(const struct compare *c, FILE *to)
 		errno = ENODATA;
 		return -ENODATA;
 	}
-	fprintf(to, "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %d %d' width='%d' height='%d' role='img'>\n", WIDTH,
-		height, WIDTH, height);
+	fprintf(to, "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %d %d' width='%d' height='%d' role='img'>\n",
+		WIDTH, height, WIDTH, height);
 	fprintf(to, "<title>rlm-bench compare, preset %s</title>\n%s", c->preset->name, style);
 	fputs("<rect class='bg' width='100%' height='100%'/>\n", to);
 	draw_header(c, to);

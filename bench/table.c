@@ -8,8 +8,8 @@
 #include "compare.h"
 #include "units.h"
 
-#define CELL_WIDTH 23
-#define ROW_WIDTH 14
+#define CELL_WIDTH	  23
+#define ROW_WIDTH	  14
 #define MESSAGES_MAX_SIZE 1024 // rows up to this size are shown in messages per second too
 
 static int compare_double(const void *a, const void *b)
@@ -85,9 +85,9 @@ struct view {
 static const struct view *view_of(const struct compare *c, enum metric metric)
 {
 	static const struct view views[METRIC_COUNT] = {
-		[METRIC_BANDWIDTH] = {"Stream", "MB/s", 1e-6, METRIC_BANDWIDTH},
-		[METRIC_TIME] = {"Round trip, median of each run", "us", 1e-3, METRIC_TIME},
-		[METRIC_RATE] = {"Transactions", "per second", 1, METRIC_RATE},
+	    [METRIC_BANDWIDTH] = {"Stream", "MB/s", 1e-6, METRIC_BANDWIDTH},
+	    [METRIC_TIME] = {"Round trip, median of each run", "us", 1e-3, METRIC_TIME},
+	    [METRIC_RATE] = {"Transactions", "per second", 1, METRIC_RATE},
 	};
 	static const struct view paper = {"Bandwidth", "Mb/s", 8e-6, METRIC_BANDWIDTH};
 
@@ -215,7 +215,8 @@ void table_print(const struct compare *c, FILE *to)
 			print_group(c, to, (enum metric)m);
 	print_messages(c, to);
 	print_cpu(c, to);
-	fprintf(to, "\n\"vs\": how many times better, the higher the better: ratio of rates, inverse ratio of times.\n");
+	fprintf(to,
+		"\n\"vs\": how many times better, the higher the better: ratio of rates, inverse ratio of times.\n");
 	fflush(to);
 }
 
@@ -226,9 +227,10 @@ static json_t *cell_to_json(const struct cell *cell, enum column_id column)
 	for (unsigned i = 0; i < cell->count; i++)
 		if (cell->samples[i].ok)
 			json_array_append_new(values, json_real(cell->samples[i].value));
-	json = json_pack("{s:f, s:f, s:f, s:o, s:f, s:f, s:f, s:f, s:f}", "median", cell->median, "low", cell->low, "high",
-			 cell->high, "values", values, "messages_per_second", cell->messages, "client_cpu_percent",
-			 cell->cpu[0], "server_cpu_percent", cell->cpu[1], "p99_ns", cell->p99, "p999_ns", cell->p999);
+	json =
+	    json_pack("{s:f, s:f, s:f, s:o, s:f, s:f, s:f, s:f, s:f}", "median", cell->median, "low", cell->low, "high",
+		      cell->high, "values", values, "messages_per_second", cell->messages, "client_cpu_percent",
+		      cell->cpu[0], "server_cpu_percent", cell->cpu[1], "p99_ns", cell->p99, "p999_ns", cell->p999);
 	if (column == COL_RLM)
 		json_object_set_new(json, "ring_share", json_real(cell->ring_share));
 	return json;
@@ -251,9 +253,9 @@ static json_t *row_to_json(const struct compare *c, unsigned r)
 			json_object_set_new(gains, compare_columns[k].name, json_real(gain));
 	}
 	return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:o, s:o}", "mode", bench_mode_names[row->mode], "size",
-			 (json_int_t)row->size, "title", row_title(row, text), "client_wait", bench_wait_names[row->client],
-			 "server_wait", bench_wait_names[row->server], "unit", units[row->metric], "columns", columns,
-			 "gain_over", gains);
+			 (json_int_t)row->size, "title", row_title(row, text), "client_wait",
+			 bench_wait_names[row->client], "server_wait", bench_wait_names[row->server], "unit",
+			 units[row->metric], "columns", columns, "gain_over", gains);
 }
 
 json_t *compare_to_json(const struct compare *c)
@@ -264,8 +266,9 @@ json_t *compare_to_json(const struct compare *c)
 	uname(&u);
 	for (unsigned r = 0; r < c->row_count; r++)
 		json_array_append_new(rows, row_to_json(c, r));
-	return json_pack("{s:i, s:s, s:i, s:{s:s, s:i, s:s, s:f}, s:s, s:i, s:o}", "version", 1, "preset", c->preset->name,
-			 "runs", (int)c->options->runs, "machine", "model", c->model, "cpus",
-			 (int)sysconf(_SC_NPROCESSORS_ONLN), "kernel", u.release, "busy_cpus_before", c->busy, "subject",
-			 compare_columns[c->preset->subject].name, "failures", (int)c->failures, "rows", rows);
+	return json_pack("{s:i, s:s, s:i, s:{s:s, s:i, s:s, s:f}, s:s, s:i, s:o}", "version", 1, "preset",
+			 c->preset->name, "runs", (int)c->options->runs, "machine", "model", c->model, "cpus",
+			 (int)sysconf(_SC_NPROCESSORS_ONLN), "kernel", u.release, "busy_cpus_before", c->busy,
+			 "subject", compare_columns[c->preset->subject].name, "failures", (int)c->failures, "rows",
+			 rows);
 }

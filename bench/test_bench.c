@@ -212,7 +212,7 @@ static void impossible_descriptions_are_refused(void **state)
 	static const struct {
 		const char *name;
 		json_int_t value;
-	} wrong[] = {{"size", 0},	   {"size", -1},     {"size", 1ll << 40}, {"parallel", 0}, {"parallel", 100000},
+	} wrong[] = {{"size", 0},    {"size", -1},     {"size", 1ll << 40}, {"parallel", 0}, {"parallel", 100000},
 		     {"threads", 0}, {"recv_size", 0}, {"time_ns", 0},	    {"time_ns", -5}, {"ring_size", 5000}};
 	struct bench_params p = sample_params(), q;
 
@@ -248,18 +248,18 @@ static void meter_leaves_out_the_warm_up(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(hist_index_is_monotonic_and_in_bounds),
-		cmocka_unit_test(hist_error_is_below_one_percent),
-		cmocka_unit_test(hist_merge_adds),
-		cmocka_unit_test(pattern_is_the_same_in_any_pieces),
-		cmocka_unit_test(pattern_finds_every_wrong_bit),
-		cmocka_unit_test(pattern_finds_shifts_and_tells_where_from),
-		cmocka_unit_test(pattern_explains),
-		cmocka_unit_test(numbers_are_read),
-		cmocka_unit_test(numbers_are_written),
-		cmocka_unit_test(descriptions_survive_the_wire),
-		cmocka_unit_test(impossible_descriptions_are_refused),
-		cmocka_unit_test(meter_leaves_out_the_warm_up),
+	    cmocka_unit_test(hist_index_is_monotonic_and_in_bounds),
+	    cmocka_unit_test(hist_error_is_below_one_percent),
+	    cmocka_unit_test(hist_merge_adds),
+	    cmocka_unit_test(pattern_is_the_same_in_any_pieces),
+	    cmocka_unit_test(pattern_finds_every_wrong_bit),
+	    cmocka_unit_test(pattern_finds_shifts_and_tells_where_from),
+	    cmocka_unit_test(pattern_explains),
+	    cmocka_unit_test(numbers_are_read),
+	    cmocka_unit_test(numbers_are_written),
+	    cmocka_unit_test(descriptions_survive_the_wire),
+	    cmocka_unit_test(impossible_descriptions_are_refused),
+	    cmocka_unit_test(meter_leaves_out_the_warm_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

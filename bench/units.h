@@ -16,8 +16,8 @@ int units_parse_range(const char *text, uint64_t *from, uint64_t *to);
 int units_parse_time(const char *text, uint64_t *ns);
 
 // Each writes at most UNITS_TEXT bytes and returns its buffer.
-const char *units_size(char *text, uint64_t bytes);      // 64 B, 16 KiB
-const char *units_rate(char *text, double per_second);   // 1.23 G, for bytes or messages
-const char *units_duration(char *text, double ns);       // 532 ns, 12.3 us
+const char *units_size(char *text, uint64_t bytes);    // 64 B, 16 KiB
+const char *units_rate(char *text, double per_second); // 1.23 G, for bytes or messages
+const char *units_duration(char *text, double ns);     // 532 ns, 12.3 us
 
 #endif

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Two network namespaces joined by a veth pair.
 //
-// Each namespace is made by a child that holds it while its descriptor is opened. Everything in them is set up by `ip`, started
-// inside; nothing is ever changed in the namespace that rlm-bench runs in.
+// Each namespace is made by a child that holds it while its descriptor is opened. Everything in them is set up by `ip`,
+// started inside; nothing is ever changed in the namespace that rlm-bench runs in.
 #include "veth.h"
 
 #include <errno.h>
@@ -96,8 +96,8 @@ static int set_up(const struct veth *v, pid_t peer)
 	snprintf(link, sizeof(link), "link add rlm0 type veth peer name rlm1 netns %d", (int)peer);
 	r = run_ip(v->netns[0], link);
 	for (int i = 0; i < 2 && r == 0; i++) {
-		r = run_ip(v->netns[i], i ? "addr add " VETH_SERVER_ADDRESS "/30 dev rlm1" :
-					    "addr add 10.202.0.2/30 dev rlm0");
+		r = run_ip(v->netns[i],
+			   i ? "addr add " VETH_SERVER_ADDRESS "/30 dev rlm1" : "addr add 10.202.0.2/30 dev rlm0");
 		r = r ? r : run_ip(v->netns[i], i ? "link set rlm1 up" : "link set rlm0 up");
 		r = r ? r : run_ip(v->netns[i], "link set lo up");
 	}
