@@ -120,6 +120,11 @@ static void show_file(const char *path, const char *title)
 	fclose(file);
 }
 
+static unsigned record_pair(uint32_t record)
+{
+	return chaos.board->incarnation[chaos.board->record[record].end[CLIENT].incarnation].pair;
+}
+
 // Where the process sleeps; with CHAOS_GDB set, all of its stacks.
 static void show_process(pid_t pid)
 {
@@ -153,10 +158,15 @@ static _Noreturn void fail(const char *format, ...)
 	for (int i = 0; i < WORKERS; i++)
 		if (chaos.worker[i].pid > 0)
 			kill(chaos.worker[i].pid, SIGCONT);
-	report_open(chaos.board);
+	if (chaos.board->failed_record >= 0)
+		report_record(chaos.board, (uint32_t)chaos.board->failed_record);
 	for (int i = 0; i < WORKERS; i++)
-		if (chaos.worker[i].pid > 0)
+		if (chaos.worker[i].pid > 0 && chaos.board->failed_record >= 0 &&
+		    (unsigned)i / 2 == record_pair((uint32_t)chaos.board->failed_record))
 			show_process(chaos.worker[i].pid);
+	printf("--- all connections\n");
+	report_open(chaos.board);
+	printf("---\n");
 	show_file(chaos.log, "rlmd: ");
 	report_summary(chaos.board);
 	printf("seed %llu\n", (unsigned long long)chaos.seed);
@@ -467,8 +477,7 @@ static void watch(void)
 	fail_if_wrong();
 	if (stuck < 0)
 		return;
-	printf("stands still:\n");
-	report_record(chaos.board, (uint32_t)stuck);
+	chaos.board->failed_record = stuck;
 	fail("record %ld has stood still for %d s", stuck, PATIENCE_MS / 1000);
 }
 
@@ -635,6 +644,7 @@ int main(int argc, char **argv)
 		chaos.preload = preload;
 	}
 	board_make();
+	chaos.board->failed_record = -1;
 	run();
 	wind_up();
 	report_summary(chaos.board);

@@ -82,6 +82,7 @@ struct board {
 	_Atomic bool failed;
 	_Atomic uint32_t records;
 	_Atomic uint32_t server_kills[PAIRS_MAX];	    // counted before and after each: odd while one is at it
+	_Atomic long failed_record; // -1: none in particular
 	char error[512];				    // by the first that failed
 	struct incarnation incarnation[BOARD_INCARNATIONS]; // [0] is not used
 	struct record record[BOARD_RECORDS];

@@ -117,6 +117,8 @@ static _Noreturn void flow_fail(struct flow *flow, const char *what, uint64_t po
 	struct board *board = flow->worker->board;
 
 	flow_sample(flow);
+	if (!board->failed)
+		board->failed_record = flow->record - board->record;
 	worker_fail(board, "record %zu, %s: %s at position %llu", (size_t)(flow->record - board->record),
 		    flow->side == CLIENT ? "client" : "server", what, (unsigned long long)position);
 }
