@@ -28,9 +28,12 @@ __attribute__((noreturn, format(printf, 1, 2))) static void usage(const char *fo
 
 static void parse(const char *name, const char *usage_text, int argc, const char **argv, const struct poptOption *table)
 {
-	poptContext context = poptGetContext(name, argc, argv, table, 0);
+	poptContext context;
 	const char *extra;
 	int r;
+
+	argv[0] = name; // for --help
+	context = poptGetContext(name, argc, argv, table, 0);
 
 	poptSetOtherOptionHelp(context, usage_text);
 	while ((r = poptGetNextOpt(context)) > 0)

@@ -44,6 +44,7 @@ struct row {
 struct preset {
 	const char *name;
 	const char *title;
+	const char *note;	      // printed under the table, or NULL
 	unsigned columns;	      // bits 1 << enum column_id
 	enum column_id base, subject; // of the ratios
 	uint64_t time_ns;	      // measured, per point and run

@@ -217,6 +217,8 @@ void table_print(const struct compare *c, FILE *to)
 	print_cpu(c, to);
 	fprintf(to,
 		"\n\"vs\": how many times better, the higher the better: ratio of rates, inverse ratio of times.\n");
+	if (c->preset->note)
+		fprintf(to, "%s\n", c->preset->note);
 	fflush(to);
 }
 
