@@ -12,8 +12,9 @@
 #include "log.h"
 #include "naming.h"
 
-#define MESSAGES_PER_TURN 32 // then the others
-#define LATER		  0.02
+#define MESSAGES_PER_TURN 32   // then the others
+#define UNREAD_MAX	  64   // packets waiting, before we stop listening to a client
+#define LATER		  0.02 // seconds
 
 static void flush(struct rlmd_client *client);
 
@@ -37,8 +38,13 @@ static void outbox_watch(struct rlmd_client *client, enum rlmd_outbox_state stat
 
 	if (client->doomed)
 		return;
+	// Who does not take our answers asks nothing more. What others cause still reaches it, up to the outbox's
+	// bound.
+	if (client->outbox.count > UNREAD_MAX)
+		ev_io_stop(loop, &client->readable);
 	switch (state) {
 	case RLMD_OUTBOX_EMPTY:
+		ev_io_start(loop, &client->readable);
 		if (client->reply.text)
 			ev_io_start(loop, &client->writable);
 		else
@@ -52,8 +58,11 @@ static void outbox_watch(struct rlmd_client *client, enum rlmd_outbox_state stat
 		ev_timer_set(&client->later, LATER, 0);
 		ev_timer_start(loop, &client->later);
 		break;
+	case RLMD_OUTBOX_FULL:
+		rlmd_client_doom(client, "it does not read");
+		break;
 	case RLMD_OUTBOX_BROKEN:
-		rlmd_client_doom(client, "it is gone or does not read");
+		rlmd_client_doom(client, "it is gone");
 		break;
 	}
 }
@@ -177,7 +186,7 @@ static bool turn(struct rlmd_client *client)
 	else if (size == -2)
 		rlmd_client_doom(client, "receive failed or message too long");
 	rlmd_parts_close(fds, fd_count);
-	return size > 0 && !client->doomed;
+	return size > 0 && ev_is_active(&client->readable);
 }
 
 static void on_readable(struct ev_loop *loop, ev_io *io, int events)

@@ -108,7 +108,7 @@ enum rlmd_outbox_state rlmd_outbox_send(struct rlmd_outbox *outbox, const void *
 	if (state == RLMD_OUTBOX_EMPTY || state == RLMD_OUTBOX_BROKEN)
 		return state;
 	if (outbox->count >= RLMD_OUTBOX_MAX)
-		return RLMD_OUTBOX_BROKEN;
+		return RLMD_OUTBOX_FULL;
 	packet = packet_new(data, size, fds, fd_count);
 	if (!packet)
 		return RLMD_OUTBOX_BROKEN;

@@ -19,7 +19,8 @@ enum rlmd_outbox_state {
 	RLMD_OUTBOX_EMPTY,
 	RLMD_OUTBOX_WAITS,  // until the socket is writable
 	RLMD_OUTBOX_LATER,  // the kernel is short of something: try again in a while
-	RLMD_OUTBOX_BROKEN, // the client is gone, or does not read
+	RLMD_OUTBOX_FULL,   // the client does not read
+	RLMD_OUTBOX_BROKEN, // the client is gone
 };
 
 void rlmd_outbox_init(struct rlmd_outbox *outbox, int fd);
