@@ -16,7 +16,7 @@ void carrier_add(struct carrier_sum *s, const struct rlm_info *info)
 json_t *carrier_to_json(const struct carrier_sum *s)
 {
 	return json_pack("{s:I, s:I, s:s}", "ring_bytes", (json_int_t)s->ring, "plain_bytes", (json_int_t)s->plain,
-			 "why", rlm_why_words(s->known ? s->why : RLM_WHY_NOT_LOADED));
+			 "why", s->known ? rlm_why_words(s->why) : "unknown");
 }
 
 json_t *result_of_cpu(const struct bench_cpu *cpu)
