@@ -109,6 +109,12 @@ static inline void hook_fresh(int fd)
 		fd_clear(fd);
 }
 
+// The kernel has made fd a connection, or makes it (EINPROGRESS), or goes on making it (EINTR).
+void hook_connected(int fd, const struct sockaddr *addr);
+
+// The kernel made newfd (or failed, -1) another descriptor of oldfd's file. Returns newfd.
+int hook_duplicated(int oldfd, int newfd);
+
 // The calling thread is vfork's child, or runs in another process that shares our memory: its descriptors are not those
 // of our table.
 bool hook_in_vfork(void);

@@ -87,8 +87,7 @@ RLM_EXPORT void closefrom(int low)
 
 // --- duplicates ---
 
-// The kernel made newfd a duplicate of oldfd.
-static int duplicated(int oldfd, int newfd)
+int hook_duplicated(int oldfd, int newfd)
 {
 	struct rlm_conn *c = fd_conn(oldfd);
 
@@ -110,7 +109,7 @@ RLM_EXPORT int dup(int fd)
 {
 	if (fd_kind(fd) == FD_INTERNAL)
 		return (int)rlm_result(-EBADF);
-	return duplicated(fd, REAL(dup)(fd));
+	return hook_duplicated(fd, REAL(dup)(fd));
 }
 
 static bool number_is_possible(int fd)
@@ -144,7 +143,7 @@ RLM_EXPORT int dup2(int oldfd, int newfd)
 	if (r < 0)
 		return (int)rlm_result(r);
 	r = REAL(dup2)(oldfd, newfd);
-	return oldfd == newfd ? r : duplicated(oldfd, r);
+	return oldfd == newfd ? r : hook_duplicated(oldfd, r);
 }
 
 RLM_EXPORT int dup3(int oldfd, int newfd, int flags)
@@ -153,7 +152,7 @@ RLM_EXPORT int dup3(int oldfd, int newfd, int flags)
 
 	if (r < 0)
 		return (int)rlm_result(r);
-	return duplicated(oldfd, REAL(dup3)(oldfd, newfd, flags));
+	return hook_duplicated(oldfd, REAL(dup3)(oldfd, newfd, flags));
 }
 
 // --- flags ---
@@ -188,7 +187,7 @@ static int control(int (*real)(int, int, ...), int fd, int cmd, long arg)
 	if (kind == FD_INTERNAL)
 		return (int)rlm_result(-EBADF);
 	if (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC)
-		return duplicated(fd, real(fd, cmd, arg));
+		return hook_duplicated(fd, real(fd, cmd, arg));
 	if (kind == FD_UNKNOWN)
 		return real(fd, cmd, arg);
 	if (cmd == F_SETOWN || cmd == F_SETOWN_EX || cmd == F_SETSIG || (cmd == F_SETFL && arg & O_ASYNC))

@@ -87,13 +87,14 @@ RLM_EXPORT ssize_t writev(int fd, const struct iovec *iov, int iovcnt)
 }
 
 // The connection, if these are readv() and writev() under another name: on sockets, with any offset but -1, they fail.
-// Flags nobody here knows may mean anything: then it goes back to TCP first.
+// Flags that nobody here knows may mean anything: then it goes back to TCP, for the kernel alone.
 static struct rlm_conn *conn_at(int fd, off64_t offset, int flags)
 {
+	const int known = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | OPT_RWF_NOSIGNAL;
 	struct rlm_conn *c = offset == -1 ? fd_conn(fd) : NULL;
 
-	if (c && flags & ~(RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | OPT_RWF_NOSIGNAL))
-		stream_to_kernel(c, fd, RLM_WHY_OPTION);
+	if (c && flags & ~known && stream_to_kernel(c, fd, RLM_WHY_OPTION) == 0)
+		return NULL;
 	return c;
 }
 
@@ -143,3 +144,51 @@ RLM_EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int iovcnt, off_t o
 {
 	return pwritev64v2(fd, iov, iovcnt, offset, flags);
 }
+
+// --- asynchronous, by libc's own threads ---
+
+static void to_aio(const struct aiocb *block)
+{
+	struct rlm_conn *c = hook_is_bad(block) ? NULL : fd_conn(block->aio_fildes);
+
+	if (c)
+		stream_to_kernel(c, block->aio_fildes, RLM_WHY_OPTION);
+}
+
+RLM_EXPORT int aio_read(struct aiocb *block)
+{
+	to_aio(block);
+	return REAL(aio_read)(block);
+}
+
+RLM_EXPORT int aio_write(struct aiocb *block)
+{
+	to_aio(block);
+	return REAL(aio_write)(block);
+}
+
+RLM_EXPORT int lio_listio(int mode, struct aiocb *const list[restrict], int count, struct sigevent *restrict event)
+{
+	for (int i = 0; i < count; i++)
+		if (list[i])
+			to_aio(list[i]);
+	return REAL(lio_listio)(mode, list, count, event);
+}
+
+#if __SIZEOF_LONG__ == 8
+// The same structure by another name.
+RLM_EXPORT int aio_read64(struct aiocb64 *block)
+{
+	return aio_read((struct aiocb *)block);
+}
+
+RLM_EXPORT int aio_write64(struct aiocb64 *block)
+{
+	return aio_write((struct aiocb *)block);
+}
+
+RLM_EXPORT int lio_listio64(int mode, struct aiocb64 *const list[restrict], int count, struct sigevent *restrict event)
+{
+	return lio_listio(mode, (struct aiocb *const *)list, count, event);
+}
+#endif

@@ -95,10 +95,16 @@ static ssize_t send_message(struct rlm_conn *c, int fd, const struct msghdr *msg
 RLM_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 {
 	struct rlm_conn *c = fd_conn(fd);
+	ssize_t n;
 
 	if (c)
 		return send_message(c, fd, msg, flags);
-	return pass_descriptors(msg) < 0 ? -1 : REAL(sendmsg)(fd, msg, flags);
+	if (pass_descriptors(msg) < 0)
+		return -1;
+	n = REAL(sendmsg)(fd, msg, flags);
+	if (flags & MSG_FASTOPEN && (n >= 0 || errno == EINPROGRESS) && msg->msg_name)
+		hook_connected(fd, msg->msg_name);
+	return n;
 }
 
 static uint64_t message_size(const struct msghdr *msg)
@@ -150,6 +156,10 @@ static ssize_t recv_message(struct rlm_conn *c, int fd, struct msghdr *msg, int 
 	struct hook_call call;
 	ssize_t n;
 
+	// Options that bring control messages have barred it, but it may still be bound, as plain as can be.
+	if (atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_BARRED && has_control(msg) &&
+	    stream_to_kernel(c, fd, RLM_WHY_OPTION) == 0)
+		return REAL(recvmsg)(fd, msg, flags);
 	if (hook_recv_begin(&call, c, fd, flags)) {
 		n = REAL(recvmsg)(fd, msg, flags);
 		if (hook_recv_end(&call, n > 0 ? msg->msg_iov : NULL, n > 0 ? (int)msg->msg_iovlen : 0, &n))

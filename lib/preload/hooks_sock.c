@@ -82,8 +82,7 @@ RLM_EXPORT int socket(int domain, int type, int protocol)
 	return fd;
 }
 
-// The kernel has the connection, or makes it (EINPROGRESS), or goes on making it (EINTR).
-static void connected(int fd, const struct sockaddr *addr)
+void hook_connected(int fd, const struct sockaddr *addr)
 {
 	uint32_t entry = fd_entry(fd);
 
@@ -128,7 +127,7 @@ RLM_EXPORT int connect(int fd, __CONST_SOCKADDR_ARG addr, socklen_t addrlen)
 		return disconnect(c, fd, to, addrlen);
 	r = REAL(connect)(fd, to, addrlen);
 	if (!c && (r == 0 || errno == EINPROGRESS || errno == EINTR))
-		connected(fd, to);
+		hook_connected(fd, to);
 	return r;
 }
 
@@ -272,9 +271,14 @@ RLM_EXPORT ssize_t sendto(int fd, const void *buf, size_t len, int flags, __CONS
 	struct rlm_conn *c = fd_conn(fd);
 	struct iovec iov = {(void *)(uintptr_t)buf, len};
 	struct hook_call call;
+	ssize_t n;
 
-	if (!c)
-		return REAL(sendto)(fd, buf, len, flags, addr.__sockaddr__, addrlen);
+	if (!c) {
+		n = REAL(sendto)(fd, buf, len, flags, addr.__sockaddr__, addrlen);
+		if (flags & MSG_FASTOPEN && (n >= 0 || errno == EINPROGRESS) && addr.__sockaddr__)
+			hook_connected(fd, addr.__sockaddr__);
+		return n;
+	}
 	if (hook_send_begin(&call, c, fd, flags))
 		return hook_send_end(&call, REAL(sendto)(fd, buf, len, flags, addr.__sockaddr__, addrlen));
 	if (addr.__sockaddr__ && REAL(sendto)(fd, NULL, 0, flags & ~HOOK_SEND_FLAGS, addr.__sockaddr__, addrlen) < 0)

@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "sys.h"
+
 #define KERNEL_SIGSET 8
 
 #ifndef SYS_epoll_pwait2
@@ -23,6 +25,9 @@
 #endif
 #ifndef SYS_clone3
 #define SYS_clone3 435
+#endif
+#ifndef SYS_pidfd_getfd
+#define SYS_pidfd_getfd 438
 #endif
 #ifndef SYS_io_uring_setup
 #define SYS_io_uring_setup 425
@@ -152,6 +157,27 @@ static long do_io_uring_setup(const long a[6])
 	return r;
 }
 
+static uint64_t socket_cookie(int fd)
+{
+	uint64_t cookie = 0;
+	socklen_t len = sizeof(cookie);
+
+	return sys_getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) < 0 ? 0 : cookie;
+}
+
+// A process can take a descriptor from itself: a duplicate.
+static long do_pidfd_getfd(const long a[6])
+{
+	long fd = pass_on(SYS_pidfd_getfd, a);
+
+	if (fd < 0)
+		return fd;
+	if (fd_conn(INT(1)) && socket_cookie(INT(1)) == socket_cookie((int)fd))
+		return hook_duplicated(INT(1), (int)fd);
+	hook_fresh((int)fd);
+	return fd;
+}
+
 static long io_by_number(long number, const long a[6])
 {
 	switch (number) {
@@ -255,6 +281,8 @@ static long descriptor_by_number(long number, const long a[6])
 #endif
 	case SYS_dup3:
 		return dup3(INT(0), INT(1), INT(2));
+	case SYS_pidfd_getfd:
+		return do_pidfd_getfd(a);
 	case SYS_fcntl:
 		return fcntl(INT(0), INT(1), a[2]);
 	case SYS_ioctl:

@@ -3,6 +3,7 @@
 #ifndef RLM_REAL_H
 #define RLM_REAL_H
 
+#include <aio.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
