@@ -23,7 +23,7 @@ bool rlmd_pattern_valid(const char *pattern)
 		return true;
 	if (strncmp(pattern, "netns:", 6) != 0 || !pattern[6])
 		return false;
-	if (pattern[6] == '[' && !star)
+	if (pattern[6] == '[')
 		return inode_valid(pattern + 7);
 	return strpbrk(pattern + 6, "/ \t") == NULL;
 }

@@ -23,7 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PATIENCE 5000 // milliseconds
+#define PATIENCE   5000 // milliseconds
+#define OUTPUT_MAX (16 << 20)
 
 static const char *rlmd_path(void)
 {
@@ -134,7 +135,7 @@ bool shell(const char *format, ...)
 char *output_of(int status, const char *program, ...)
 {
 	const char *arguments[16] = {program};
-	char *text = calloc(1, 1 << 20);
+	char *text = calloc(1, OUTPUT_MAX);
 	size_t length = 0;
 	int fds[2], ended;
 	ssize_t n;
@@ -156,7 +157,7 @@ char *output_of(int status, const char *program, ...)
 		_exit(127);
 	}
 	close(fds[1]);
-	while ((n = read(fds[0], text + length, (1 << 20) - 1 - length)) > 0)
+	while ((n = read(fds[0], text + length, (OUTPUT_MAX)-1 - length)) > 0)
 		length += (size_t)n;
 	close(fds[0]);
 	assert_int_equal(waitpid(pid, &ended, 0), pid);

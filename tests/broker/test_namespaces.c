@@ -42,7 +42,7 @@ static bool joined(struct peer *a, int tcp_a, struct peer *b, int tcp_b, enum rl
 
 	offer(a, 0, how, tcp_a);
 	offer(b, 0, how, tcp_b);
-	for (int turn = 0; turn < 200 && !(bind[0].link && bind[1].link); turn++) {
+	for (int turn = 0; turn < 110 && !(bind[0].link && bind[1].link); turn++) {
 		int i = turn & 1;
 		int size = message_receive(peers[i]->sock, &msg, fds, 20);
 
