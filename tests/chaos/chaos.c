@@ -523,6 +523,9 @@ static void wind_up(void)
 			left += chaos.worker[i].pid != 0;
 		usleep(10000);
 	} while (left && now_ms() < end);
+	for (int i = 0; left && i < WORKERS; i++)
+		if (chaos.worker[i].pid)
+			show_process(chaos.worker[i].pid);
 	if (left)
 		fail("%d workers do not come to an end", left);
 }

@@ -154,9 +154,20 @@ static void *client_main(void *arg)
 	return NULL;
 }
 
+// Threads of accepted connections.
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t none;
+	unsigned count;
+} accepted = {.lock = PTHREAD_MUTEX_INITIALIZER, .none = PTHREAD_COND_INITIALIZER};
+
 static void *accepted_main(void *arg)
 {
 	flow_main(arg);
+	pthread_mutex_lock(&accepted.lock);
+	if (--accepted.count == 0)
+		pthread_cond_signal(&accepted.none);
+	pthread_mutex_unlock(&accepted.lock);
 	return NULL;
 }
 
@@ -171,12 +182,17 @@ static void run_server_threads(struct worker *worker, int listener)
 
 		if (fd < 0)
 			continue;
+		pthread_mutex_lock(&accepted.lock);
+		accepted.count++;
+		pthread_mutex_unlock(&accepted.lock);
 		if (pthread_create(&thread, NULL, accepted_main, flow_new(worker, record, fd)) != 0)
 			worker_fail(worker->board, "out of threads");
 		pthread_detach(thread);
 	}
-	// Others may still be at it; pthread_exit lets them finish and ends the process with the last one.
-	pthread_exit(NULL);
+	pthread_mutex_lock(&accepted.lock);
+	while (accepted.count)
+		pthread_cond_wait(&accepted.none, &accepted.lock);
+	pthread_mutex_unlock(&accepted.lock);
 }
 
 _Noreturn void worker_run(struct worker *worker)
