@@ -157,7 +157,7 @@ ssize_t ring_end_send(struct ring_end *e, const void *data, size_t n)
 	size_t left = n;
 
 	while (left) {
-		uint64_t room = ring_room(&b->tx, left);
+		uint64_t room = ring_room(&b->tx, head, left);
 
 		if (__builtin_expect(room + 1 <= 1, 0)) { // 0 or RLM_RING_BROKEN
 			int r = room ? -EPROTO

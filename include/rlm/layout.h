@@ -21,7 +21,7 @@
 //   rx_ready   owner: it can take round r from the ring
 //   rx_ask     owner: it asks to get round r back on TCP
 //   cut        owner: TCP byte count at which the current round begins
-//   end        owner: ring position at which the last round ended
+//   end        owner: ring position at which the last round ended, RLM_END_VOID: it never really began
 //
 // Counters are free-running and never wrap in practice (2^64 bytes); positions in the ring are counter % ring_size.
 #ifndef RLM_LAYOUT_H
@@ -80,6 +80,8 @@ struct rlm_location_shared {
 static_assert(sizeof(struct rlm_slot_shared) == 4 * RLM_CACHELINE, "slot is four cache lines");
 static_assert(sizeof(struct rlm_region_shared) <= RLM_SLOTS_OFFSET, "header fits its page");
 static_assert(RLM_SLOTS_MAX * sizeof(struct rlm_slot_shared) % 4096 == 0, "slot table fills whole pages");
+
+#define RLM_END_VOID UINT64_MAX
 
 // Frames that a sender puts on TCP while its direction is carried by a ring. Between byte `cut` and the last byte
 // of END the TCP stream contains nothing else.

@@ -9,7 +9,8 @@
 //   rlm_bound.tx_*     under tx_lock;  rlm_bound.rx_* under rx_lock
 //   kernel sends       counted in tx_inflight, kernel receives in rx_inflight, so that a switch can be exclusive of them:
 //                      enter: count up, then look at `bound` (seq_cst); switcher: set `bound`, then look at the count
-//   users              threads that wait without a lock but still look at bound memory
+//   users              who needs the connection to stay as it is without holding a lock: threads that wait in a call, epoll items
+//                      that are armed. A connection that is closed meanwhile lives on, on `ghost`, until the last one leaves
 #ifndef RLM_CONN_H
 #define RLM_CONN_H
 
@@ -44,6 +45,7 @@ struct rlm_conn {
 	_Atomic uint32_t calls;  // while plain; saturates
 	_Atomic uint32_t flags;
 	_Atomic uint32_t next;   // free list
+	_Atomic int32_t ghost;   // descriptor + 1 that keeps the socket for `users` after the application closed it
 };
 
 enum rlm_tx_state {
@@ -82,6 +84,7 @@ struct rlm_bound {
 	uint8_t tx_stop;         // end the round, begin no other
 	uint8_t tx_dead;         // TCP refuses to send: let the kernel tell
 	uint32_t tx_round;       // current or last
+	uint64_t tx_end;         // ring position at which the last round ended
 	_Atomic uint32_t tx_rung; // peer's `waiting` as of our last wake-up
 	uint8_t owed[RLM_OWED_MAX]; // frame bytes that TCP has not taken yet
 	uint8_t owed_at, owed_len;

@@ -37,6 +37,8 @@ enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t
 // rx_lock, after RX_WAY_SINGLE and a kernel receive that returned n > 0 bytes into iov: how many of them are payload for
 // the caller; what is beyond the cut is put aside. -errno when the stream is broken. `peek`: nothing was consumed.
 int64_t cutover_rx_returned(struct rlm_bound *b, int fd, const struct iovec *iov, int iovcnt, int64_t n, bool peek);
+// rx_lock. The kernel said end of stream: is there a round that only shared memory knows of?
+bool cutover_rx_ended(struct rlm_bound *b);
 // rx_lock. Bytes of the TCP stream, from the stash first: like recv(). Never waits.
 int64_t rx_take(struct rlm_bound *b, int fd, void *data, uint64_t n, bool peek);
 // rx_lock. Asks the sender to take the round back; nothing is taken from the ring until it has.

@@ -86,6 +86,18 @@ static bool round_has_begun(const struct rlm_bound *b)
 	return r == 2 * b->rx_round - 1 || r == 2 * b->rx_round;
 }
 
+// We asked for a round that was just beginning: the sender makes it void or ends it, both at once.
+static bool round_is_decided(const struct rlm_bound *b)
+{
+	return peer_round(b) == 2 * b->rx_round;
+}
+
+static bool round_is_void(const struct rlm_bound *b)
+{
+	return round_is_decided(b) &&
+	       atomic_load_explicit(&b->rx.peer->end, memory_order_relaxed) == RLM_END_VOID;
+}
+
 static void set_state(struct rlm_bound *b, enum rlm_rx_state state)
 {
 	atomic_store_explicit(&b->rx_state, state, memory_order_relaxed);
@@ -104,8 +116,14 @@ void cutover_rx_ask(struct rlm_bound *b)
 		return;
 	b->rx_asked = 1;
 	atomic_store_explicit(&b->rx_fast, 0, memory_order_relaxed);
-	// `tail` stands still from here on; pairs with the acquire in cutover_tx().
+	// `tail` stands still from here on; pairs with the acquire in end_if_wanted().
 	atomic_store_explicit(&b->rx.mine->rx_ask, b->rx_round, memory_order_release);
+	atomic_thread_fence(memory_order_seq_cst); // pairs with the fence in begin()
+	if (b->rx_state == RX_READY && !round_has_begun(b)) {
+		b->rx_asked = 0;
+		set_state(b, RX_PLAIN); // the offer is withdrawn
+		return;
+	}
 	wake_all(b);
 }
 
@@ -119,6 +137,13 @@ static enum rx_way leave_ready(struct rlm_conn *c, struct rlm_bound *b, int fd)
 		return c->rx_inflight ? RX_WAY_BUSY : RX_WAY_SINGLE;
 	if (c->rx_inflight)
 		return RX_WAY_BUSY;
+	if (b->rx_asked && !round_is_decided(b))
+		return RX_WAY_WAIT;
+	if (round_is_void(b)) {
+		b->rx_asked = 0;
+		set_state(b, RX_PLAIN);
+		return RX_WAY_LIMIT;
+	}
 	cut = atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
 	taken = tcp_taken(fd);
 	if (taken < 0 || (uint64_t)taken > cut || cut - (uint64_t)taken > (1ull << 40))
@@ -177,8 +202,11 @@ static int take_frames(struct rlm_bound *b, int fd)
 bool cutover_rx_look_at_tcp(struct rlm_bound *b, int fd)
 {
 	bool had_eof = b->rx_eof;
-	int n = take_frames(b, fd);
+	int n;
 
+	if (b->frame_got == FRAMES_SIZE && round_is_decided(b))
+		return true; // all frames are here, and the ring has an end
+	n = take_frames(b, fd);
 	if (n == -EPROTO)
 		b->rx_broken = 1;
 	return n > 0 || b->rx_eof != had_eof || b->rx_broken;
@@ -287,12 +315,31 @@ enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t
 	}
 }
 
+bool cutover_rx_ended(struct rlm_bound *b)
+{
+	if (b->rx_state != RX_READY || !round_has_begun(b) || round_is_void(b))
+		return false;
+	// The sender began a round, filled the ring and closed; TCP gave everything up to the cut, or nothing is left of it.
+	b->rx_eof = 1;
+	b->drain = 0;
+	b->frame_got = 0;
+	set_state(b, RX_RING);
+	return true;
+}
+
 int64_t cutover_rx_returned(struct rlm_bound *b, int fd, const struct iovec *iov, int iovcnt, int64_t n, bool peek)
 {
 	uint64_t cut;
 	int64_t taken, over;
 
 	if (b->rx_state != RX_READY || !round_has_begun(b))
+		return n;
+	for (int i = 0; b->rx_asked && !round_is_decided(b); i++) {
+		if (i == 100000)
+			return -ECONNRESET;
+		sys_call0(SYS_sched_yield);
+	}
+	if (round_is_void(b))
 		return n;
 	cut = atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
 	taken = tcp_taken(fd);

@@ -26,6 +26,11 @@ bool cutover_tx_owes(const struct rlm_bound *b)
 // Sends from data[0..n) what TCP takes. true: all of it. A dead TCP takes everything: the caller's own send will hear why.
 static bool push(struct rlm_bound *b, int fd, const uint8_t *data, uint64_t n, bool more, uint64_t *done)
 {
+	// An error that waits in the socket belongs to the caller of send(), not to us.
+	if (*done < n && sys_poll_now(fd, 0) & (POLLERR | POLLHUP)) {
+		b->tx_dead = 1;
+		*done = n;
+	}
 	while (*done < n) {
 		long r = sys_send(fd, data + *done, n - *done, MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0));
 
@@ -68,20 +73,27 @@ static bool pay(struct rlm_bound *b, int fd, bool more)
 }
 
 // The store of tx_round (release) publishes `cut` and precedes the frame: a receiver that has the frame sees the round.
-static void begin(struct rlm_bound *b, uint64_t cut)
+static bool begin(struct rlm_bound *b, uint32_t round, uint64_t cut)
 {
 	struct rlm_slot_shared *mine = b->tx.mine;
 	const uint8_t frame = RLM_FRAME_CUT;
 
-	b->tx_round++;
+	b->tx_round = round;
 	// After a round that was taken back, head is beyond its end; everything up to it went over TCP.
-	if (b->tx_round > 1)
-		atomic_store_explicit(&mine->head, atomic_load_explicit(&mine->end, memory_order_relaxed),
-				      memory_order_relaxed);
+	atomic_store_explicit(&mine->head, b->tx_end, memory_order_relaxed);
 	atomic_store_explicit(&mine->cut, cut, memory_order_relaxed);
 	atomic_store_explicit(&mine->tx_round, 2 * b->tx_round - 1, memory_order_release);
+	// The receiver may have withdrawn its offer meanwhile: it stores rx_ask, then looks at tx_round; we store tx_round, then look at
+	// rx_ask. If it saw nothing of this round it is gone, and we see it here.
+	atomic_thread_fence(memory_order_seq_cst);
+	if (atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_relaxed) >= b->tx_round) {
+		atomic_store_explicit(&mine->end, RLM_END_VOID, memory_order_relaxed);
+		atomic_store_explicit(&mine->tx_round, 2 * b->tx_round, memory_order_release);
+		return false;
+	}
 	b->tx_state = TX_RING;
 	owe(b, &frame, 1);
+	return true;
 }
 
 static void end_at(struct rlm_bound *b, uint64_t end)
@@ -91,6 +103,7 @@ static void end_at(struct rlm_bound *b, uint64_t end)
 
 	for (int i = 0; i < 8; i++)
 		frame[1 + i] = (uint8_t)(end >> (8 * i));
+	b->tx_end = end;
 	atomic_store_explicit(&mine->end, end, memory_order_relaxed);
 	atomic_store_explicit(&mine->tx_round, 2 * b->tx_round, memory_order_release);
 	b->tx_state = TX_PLAIN;
@@ -110,7 +123,7 @@ static void give_back(struct rlm_bound *b)
 {
 	uint64_t head = atomic_load_explicit(&b->tx.mine->head, memory_order_relaxed);
 
-	if (ring_room(&b->tx, b->tx.size + 1) == RLM_RING_BROKEN)
+	if (ring_room(&b->tx, head, b->tx.size + 1) == RLM_RING_BROKEN)
 		b->tx.cached = head; // nonsense: it gets nothing again
 	b->resend_at = b->tx.cached;
 	b->resend_to = head;
@@ -125,11 +138,18 @@ static void end_if_wanted(struct rlm_bound *b)
 		cutover_tx_end(b);
 }
 
-static bool may_begin(const struct rlm_conn *c, const struct rlm_bound *b)
+// The round that may begin now, or 0. Rounds that the receiver withdrew are skipped.
+static uint32_t may_begin(const struct rlm_conn *c, const struct rlm_bound *b)
 {
-	return b->tx_state == TX_PLAIN && !b->tx_stop && !cutover_tx_owes(b) && peer_is_bound(b) &&
-	       atomic_load_explicit(&b->tx.peer->rx_ready, memory_order_acquire) == b->tx_round + 1 &&
-	       atomic_load_explicit(&c->tx_inflight, memory_order_seq_cst) == 0;
+	uint32_t ready;
+
+	if (b->tx_state != TX_PLAIN || b->tx_stop || cutover_tx_owes(b) || !peer_is_bound(b))
+		return 0;
+	ready = atomic_load_explicit(&b->tx.peer->rx_ready, memory_order_acquire);
+	if (ready <= b->tx_round || ready > UINT32_MAX / 2 ||
+	    atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_relaxed) >= ready)
+		return 0;
+	return atomic_load_explicit(&c->tx_inflight, memory_order_seq_cst) == 0 ? ready : 0;
 }
 
 bool cutover_tx_is_plain(const struct rlm_bound *b)
@@ -140,6 +160,7 @@ bool cutover_tx_is_plain(const struct rlm_bound *b)
 enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool more)
 {
 	int64_t written;
+	uint32_t round;
 
 	if (b->tx_dead)
 		return TX_WAY_PLAIN;
@@ -149,10 +170,10 @@ enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool mor
 		return TX_WAY_BLOCKED;
 	if (b->tx_dead)
 		return TX_WAY_PLAIN;
-	if (may_begin(c, b)) {
+	round = may_begin(c, b);
+	if (round) {
 		written = tcp_written(fd);
-		if (written >= 0) {
-			begin(b, (uint64_t)written);
+		if (written >= 0 && begin(b, round, (uint64_t)written)) {
 			end_if_wanted(b);
 			pay(b, fd, false);
 			if (b->tx_dead) // the peer is gone: the kernel tells the caller, nothing was put into the ring

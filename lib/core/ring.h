@@ -24,11 +24,15 @@ struct rlm_ring {
 
 #define RLM_RING_BROKEN UINT64_MAX
 
-// Producer: bytes that can be put now, RLM_RING_BROKEN when the peer's tail is impossible. Looks at the peer's cache
-// line only when the cached value does not give `wanted` bytes.
-static inline uint64_t ring_room(struct rlm_ring *r, uint64_t wanted)
+static inline uint64_t ring_head(const struct rlm_ring *r)
 {
-	uint64_t head = atomic_load_explicit(&r->mine->head, memory_order_relaxed);
+	return atomic_load_explicit(&r->mine->head, memory_order_relaxed);
+}
+
+// Producer: bytes that can be put at `head` (which may be ahead of what is published) now, RLM_RING_BROKEN when the peer's tail is impossible. Looks at the peer's cache
+// line only when the cached value does not give `wanted` bytes.
+static inline uint64_t ring_room(struct rlm_ring *r, uint64_t head, uint64_t wanted)
+{
 	uint64_t room = r->size - (head - r->cached);
 	uint64_t tail;
 

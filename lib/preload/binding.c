@@ -447,6 +447,7 @@ void binding_tcp_event(struct rlm_conn *c)
 {
 	int fd = helper_pin(c);
 	struct rlm_bound *b;
+	uint64_t available;
 
 	if (fd < 0)
 		goto out;
@@ -462,6 +463,16 @@ void binding_tcp_event(struct rlm_conn *c)
 		stream_note_tx(c, b);
 	}
 	rlm_lock_drop(&c->tx_lock);
+	// Frames that lay unread when the process ends would make its kernel answer with a reset.
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (b && b->rx_state >= RX_READY && cutover_rx(c, b, fd, &available) == RX_WAY_WAIT && b->rx_state == RX_RING)
+		cutover_rx_look_at_tcp(b, fd);
+	else if (b && b->rx_state == RX_RING && !b->frame_got)
+		cutover_rx_look_at_tcp(b, fd);
+	if (b)
+		stream_note_rx(c, b);
+	rlm_lock_drop(&c->rx_lock);
 	wake_conn(c);
 out:
 	helper_unpin();

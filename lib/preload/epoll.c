@@ -65,12 +65,11 @@ struct instance {
 	int hot;        // fd + 1
 	int highest; // fd of an item
 	int nested;  // how many items are epoll instances
-	int process;
 	struct item *items; // by descriptor, zero pages until used
 	int *bells;         // by doorbell: fd + 1 of its first item
 };
 
-static struct instance *instances[INSTANCES];
+static struct instance instances[INSTANCES]; // in use while refs is not 0
 static struct rlm_lock instances_lock;
 static _Atomic uint32_t instances_used;
 
@@ -91,10 +90,11 @@ static long kernel_ctl(int epfd, int op, int fd, uint32_t events, uint64_t data)
 	return sys_call4(SYS_epoll_ctl, epfd, op, fd, &e);
 }
 
-// An instance without anything of ours has the value FD_VALUE_MASK.
 static struct instance *instance_at(uint32_t index)
 {
-	return index < INSTANCES ? instances[index] : NULL;
+	return index < INSTANCES && atomic_load_explicit(&instances[index].refs, memory_order_acquire) ?
+		       &instances[index] :
+		       NULL;
 }
 
 static struct instance *instance_of(int epfd)
@@ -104,48 +104,46 @@ static struct instance *instance_of(int epfd)
 	return entry >> FD_VALUE_BITS == FD_EPOLL ? instance_at(entry & FD_VALUE_MASK) : NULL;
 }
 
+// NULL when there are too many: connections in it are never promoted (epoll_ctl() bars them).
 static struct instance *instance_new(int epfd)
 {
-	struct instance *ep = map_zero(4096);
+	struct instance *ep = NULL;
 	uint32_t i;
 
-	if (!ep)
-		return NULL;
-	ep->items = map_zero(FDTABLE_SIZE * sizeof(*ep->items));
-	ep->bells = map_zero(FDTABLE_SIZE * sizeof(*ep->bells));
-	if (!ep->items || !ep->bells)
-		goto err;
-	ep->refs = 1;
-	ep->inner = ep->more = -1;
-	ep->highest = -1;
-	ep->spin = RLM_SPIN_START;
-	ep->process = process_id;
 	rlm_lock_take(&instances_lock);
 	if (!inner_tag)
 		sys_call3(SYS_getrandom, &inner_tag, sizeof(inner_tag), 0);
-	for (i = 0; i < INSTANCES && instances[i]; i++)
+	for (i = 0; i < INSTANCES && instances[i].refs; i++)
 		;
 	if (i < INSTANCES) {
-		instances[i] = ep;
+		ep = &instances[i];
+		memset(ep, 0, sizeof(*ep));
+		ep->inner = ep->more = ep->highest = -1;
+		ep->spin = RLM_SPIN_START;
+		atomic_store_explicit(&ep->refs, 1, memory_order_release);
 		if (i >= instances_used)
 			instances_used = i + 1;
 		fd_set_entry(epfd, FD_EPOLL, i);
 	}
 	rlm_lock_drop(&instances_lock);
-	if (i < INSTANCES)
-		return ep;
-err:
-	if (ep->items)
-		sys_call2(SYS_munmap, ep->items, FDTABLE_SIZE * sizeof(*ep->items));
-	sys_call2(SYS_munmap, ep, 4096);
-	return NULL;
+	return ep;
+}
+
+// Lock held. The tables, when the first of our sockets is put in.
+static bool make_tables(struct instance *ep)
+{
+	if (!ep->items)
+		ep->items = map_zero(FDTABLE_SIZE * sizeof(*ep->items));
+	if (!ep->bells)
+		ep->bells = map_zero(FDTABLE_SIZE * sizeof(*ep->bells));
+	return ep->items && ep->bells;
 }
 
 // --- items, ep->lock held ---
 
 static struct item *item_of(struct instance *ep, int fd)
 {
-	return (unsigned)fd < FDTABLE_SIZE && ep->items[fd].kind != ITEM_NONE ? &ep->items[fd] : NULL;
+	return ep->items && (unsigned)fd < FDTABLE_SIZE && ep->items[fd].kind != ITEM_NONE ? &ep->items[fd] : NULL;
 }
 
 static struct rlm_conn *conn_of(const struct item *it)
@@ -264,14 +262,14 @@ static void item_drop(struct instance *ep, struct item *it)
 		bell_remove(ep, it);
 		ep->moved--;
 	}
-	if (it->kind == ITEM_NESTED) {
+	if (it->kind == ITEM_NESTED)
 		ep->nested--;
-		ep->moved--;
-	}
 	memset(it, 0, sizeof(*it));
 }
 
 // --- looking ---
+
+static bool has_moved_below(const struct instance *ep);
 
 // What epoll would report; changes nothing of what was reported.
 static uint32_t look(struct instance *ep, struct item *it, struct ready *result)
@@ -316,12 +314,43 @@ static void report(struct instance *ep, struct item *it, uint32_t shown, struct 
 		it->disabled = true;
 }
 
+static bool has_moved(const struct instance *ep)
+{
+	return ep && (atomic_load_explicit(&ep->moved, memory_order_acquire) || has_moved_below(ep));
+}
+
+// Something of ours is in one of the instances that are in it.
+static bool has_moved_below(const struct instance *ep)
+{
+	for (int fd = 0; ep->nested && fd <= ep->highest; fd++)
+		if (ep->items[fd].kind == ITEM_NESTED && has_moved(instance_of(fd)))
+			return true;
+	return false;
+}
+
+// Level-triggered nested instances: the kernel forgets what was harvested from the inner one. Edges it reports itself.
 static bool look_at_nested(struct instance *ep, int fd, struct item *it, struct epoll_event *out)
 {
-	if (it->disabled || !(it->events & EPOLLIN) || !epoll_is_ready(fd))
+	if (it->disabled || it->events & EPOLLET || !(it->events & EPOLLIN) || !has_moved(instance_of(fd)) ||
+	    !epoll_is_ready(fd))
 		return false;
 	report(ep, it, EPOLLIN, out);
 	return true;
+}
+
+// What the kernel says of nested instances with something of ours: it may have been a doorbell for nothing, or ours is told already.
+static int strip_nested(struct instance *ep, struct epoll_event *out, int n)
+{
+	for (int fd = 0; ep->nested && fd <= ep->highest; fd++) {
+		struct item *it = &ep->items[fd];
+
+		if (it->kind != ITEM_NESTED || !has_moved(instance_of(fd)))
+			continue;
+		for (int i = 0; i < n; i++)
+			if (out[i].data.u64 == it->data && (it->reported == ep->round || !epoll_is_ready(fd)))
+				out[i--] = out[--n];
+	}
+	return n;
 }
 
 static void arm(struct instance *ep, struct item *it)
@@ -518,18 +547,17 @@ static int take(const struct waiting *w)
 	int n, k;
 
 	ep->round++;
-	n = collect(ep, w->out, w->max);
+	// When the rings alone would fill the array, the kernel still has its turn now and then.
+	n = collect(ep, w->out, ep->round % 4 ? w->max : w->max / 2);
 	if (n == w->max)
 		return n;
 	k = kernel_wait(w, n, &zero);
 	if (k < 0)
 		return n ? n : k;
-	if (strip_inner(w->out + n, &k)) {
+	if (strip_inner(w->out + n, &k))
 		harvest(ep);
-		n += k;
-		return n < w->max ? n + collect(ep, w->out + n, w->max - n) : n;
-	}
-	return n + k;
+	n += strip_nested(ep, w->out + n, k);
+	return n < w->max ? n + collect(ep, w->out + n, w->max - n) : n;
 }
 
 static void leave(struct instance *ep)
@@ -552,7 +580,9 @@ static int sleep_once(const struct waiting *w, bool *timed_out)
 	uint64_t start;
 	int k;
 
-	// Lock held.
+	for (int fd = 0; ep->nested && fd <= ep->highest; fd++)
+		if (ep->items[fd].kind == ITEM_NESTED)
+			epoll_arm(fd);
 	if (!arm_all(ep)) {
 		rlm_lock_drop(&ep->lock);
 		return 0;
@@ -569,6 +599,8 @@ static int sleep_once(const struct waiting *w, bool *timed_out)
 	ep->sleepers--;
 	if (k > 0 && strip_inner(w->out, &k))
 		harvest(ep);
+	if (k > 0)
+		k = strip_nested(ep, w->out, k);
 	if (k > 0) // the kernel's own first; the rings with the next call, or for another thread
 		leave(ep);
 	rlm_lock_drop(&ep->lock);
@@ -614,7 +646,7 @@ static bool is_kernels_alone(int epfd, const void *out, int max)
 {
 	struct instance *ep = instance_of(epfd);
 
-	return !ep || !atomic_load_explicit(&ep->moved, memory_order_acquire) || max <= 0 || !out;
+	return !has_moved(ep) || max <= 0 || !out;
 }
 
 static bool only_inner(int epfd, struct epoll_event *out, int *n)
@@ -692,8 +724,8 @@ RLM_EXPORT int epoll_create1(int flags)
 {
 	int fd = REAL(epoll_create1)(flags);
 
-	if (fd >= 0)
-		fd_set_entry(fd, FD_EPOLL, FD_VALUE_MASK);
+	if (fd >= 0 && fdtable)
+		instance_new(fd);
 	return fd;
 }
 
@@ -701,8 +733,8 @@ RLM_EXPORT int epoll_create(int size)
 {
 	int fd = REAL(epoll_create)(size);
 
-	if (fd >= 0)
-		fd_set_entry(fd, FD_EPOLL, FD_VALUE_MASK);
+	if (fd >= 0 && fdtable)
+		instance_new(fd);
 	return fd;
 }
 
@@ -733,7 +765,6 @@ static int add(struct instance *ep, int epfd, int fd, const struct epoll_event *
 	if (kind == FD_EPOLL) {
 		remember(ep, fd, e, ITEM_NESTED);
 		ep->nested++;
-		ep->moved++;
 		return 0;
 	}
 	remember(ep, fd, e, ITEM_PLAIN);
@@ -809,13 +840,6 @@ static bool is_epoll(int fd)
 	return n == (long)sizeof(wanted) - 1 && !memcmp(target, wanted, (size_t)n);
 }
 
-static struct instance *instance_for(int epfd)
-{
-	enum fd_kind kind = fd_kind(epfd);
-
-	return kind == FD_EPOLL || (kind == FD_UNKNOWN && is_epoll(epfd)) ? instance_new(epfd) : NULL;
-}
-
 RLM_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 {
 	struct instance *ep = instance_of(epfd);
@@ -826,14 +850,15 @@ RLM_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 		errno = EBADF;
 		return -1;
 	}
-	// Instances are known from the first socket or instance that is put into them.
-	if (!ep && op == EPOLL_CTL_ADD && (kind == FD_CONN || kind == FD_SOCKET || kind == FD_EPOLL) && fdtable)
-		ep = instance_for(epfd);
+	if (!ep && op == EPOLL_CTL_ADD && (kind == FD_CONN || kind == FD_SOCKET) && fdtable && is_epoll(epfd))
+		ep = instance_new(epfd); // inherited
 	if (!ep || !fdtable || (unsigned)fd >= FDTABLE_SIZE || (!event && op != EPOLL_CTL_DEL) ||
 	    (op == EPOLL_CTL_ADD && kind == FD_UNKNOWN))
 		return REAL(epoll_ctl)(epfd, op, fd, event);
 	rlm_lock_take(&ep->lock);
-	if (op == EPOLL_CTL_ADD)
+	if (!make_tables(ep))
+		r = -ENOMEM;
+	else if (op == EPOLL_CTL_ADD)
 		r = add(ep, epfd, fd, event, kind);
 	else if (op == EPOLL_CTL_MOD)
 		r = modify(ep, epfd, fd, event);
@@ -881,7 +906,7 @@ static void move_descriptors(struct instance *ep, int epfd, struct rlm_conn *c, 
 void epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b)
 {
 	for (uint32_t i = 0; i < atomic_load_explicit(&instances_used, memory_order_acquire); i++) {
-		struct instance *ep = instances[i];
+		struct instance *ep = instance_at(i);
 		int epfd;
 
 		if (!ep || (epfd = descriptor_of(i)) < 0)
@@ -892,22 +917,83 @@ void epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b)
 	}
 }
 
+// I -> E.
+static void move_out(struct instance *ep, int epfd, int fd, struct item *it)
+{
+	struct item old = *it;
+	const struct epoll_event e = {.events = old.events, .data.u64 = old.data};
+
+	kernel_ctl(ep->inner, EPOLL_CTL_DEL, fd, 0, 0);
+	item_drop(ep, it);
+	remember(ep, fd, &e, ITEM_PLAIN);
+	it->disabled = old.disabled;
+	kernel_ctl(epfd, EPOLL_CTL_ADD, fd, old.disabled ? EPOLLONESHOT : old.events, old.data);
+}
+
+void epoll_conn_unbinds(struct rlm_conn *c)
+{
+	uint32_t wanted = fd_make_entry(FD_CONN, conn_index(&arena, c));
+
+	for (uint32_t i = 0; i < atomic_load_explicit(&instances_used, memory_order_acquire); i++) {
+		struct instance *ep = instance_at(i);
+		int epfd;
+
+		if (!ep || !ep->moved || (epfd = descriptor_of(i)) < 0)
+			continue;
+		rlm_lock_take(&ep->lock);
+		for (int fd = 0; fd <= ep->highest; fd++)
+			if (fd_entry(fd) == wanted && ep->items[fd].kind == ITEM_MOVED)
+				move_out(ep, epfd, fd, &ep->items[fd]);
+		rlm_lock_drop(&ep->lock);
+	}
+}
+
+// The kernel goes on reporting a registration whose number was closed while another descriptor of the socket lives. It gets that one's
+// number here; if the other one is registered too, the connection goes back to TCP and the kernel sees to it.
+static void rename_item(struct instance *ep, int epfd, int fd, struct rlm_conn *c)
+{
+	struct item old = ep->items[fd];
+	const struct epoll_event e = {.events = old.events, .data.u64 = old.data};
+	uint32_t entry = fd_entry(fd);
+	struct rlm_bound *b;
+	int other;
+
+	kernel_ctl(ep->inner, EPOLL_CTL_DEL, fd, 0, 0);
+	item_drop(ep, &ep->items[fd]);
+	fd_clear(fd);
+	other = fd_of_conn(c);
+	fd_set_entry(fd, FD_CONN, entry & FD_VALUE_MASK);
+	if (other < 0 || item_of(ep, other))
+		return;
+	remember(ep, other, &e, ITEM_PLAIN);
+	b = ready_hold(c);
+	if (b) {
+		move_in(ep, epfd, other, &ep->items[other], b);
+		ep->items[other].disabled = old.disabled;
+		if (ep->sleepers)
+			arm_all(ep);
+		ready_release(c);
+	}
+}
+
 void epoll_forget_conn(int fd, struct rlm_conn *c)
 {
 	bool others = atomic_load_explicit(&c->refs, memory_order_relaxed) > 1;
 
 	for (uint32_t i = 0; i < atomic_load_explicit(&instances_used, memory_order_acquire); i++) {
-		struct instance *ep = instances[i];
+		struct instance *ep = instance_at(i);
 		struct item *it;
 
 		if (!ep || fd > ep->highest)
 			continue;
 		rlm_lock_take(&ep->lock);
 		it = item_of(ep, fd);
-		if (it && it->kind == ITEM_MOVED && others)
-			kernel_ctl(ep->inner, EPOLL_CTL_DEL, fd, 0, 0);
-		else if (it && it->kind == ITEM_PLAIN && others) // the kernel goes on reporting it under a closed number
+		if (it && it->kind == ITEM_MOVED && others) {
+			rename_item(ep, descriptor_of(i), fd, c);
+			it = NULL;
+		} else if (it && it->kind == ITEM_PLAIN && others) { // the kernel goes on reporting it under a closed number
 			atomic_fetch_or_explicit(&c->flags, RLM_CONN_BARRED, memory_order_relaxed);
+		}
 		if (it)
 			item_drop(ep, it);
 		rlm_lock_drop(&ep->lock);
@@ -918,21 +1004,29 @@ void epoll_forget(uint32_t index, int fd)
 {
 	struct instance *ep = instance_at(index);
 
-	if (!ep || atomic_fetch_sub_explicit(&ep->refs, 1, memory_order_acq_rel) != 1)
+	if (!ep)
 		return;
+	rlm_lock_take(&instances_lock);
+	if (ep->refs > 1) {
+		ep->refs--;
+		rlm_lock_drop(&instances_lock);
+		return;
+	}
 	rlm_lock_take(&ep->lock);
 	for (int f = 0; f <= ep->highest; f++)
 		if (ep->items[f].kind != ITEM_NONE)
 			item_drop(ep, &ep->items[f]);
-	instances[index] = NULL;
 	rlm_lock_drop(&ep->lock);
 	if (ep->inner >= 0)
 		fd_close_internal(ep->inner);
 	if (ep->more >= 0)
 		fd_close_internal(ep->more);
-	sys_call2(SYS_munmap, ep->items, FDTABLE_SIZE * sizeof(*ep->items));
-	sys_call2(SYS_munmap, ep->bells, FDTABLE_SIZE * sizeof(*ep->bells));
-	sys_call2(SYS_munmap, ep, 4096);
+	if (ep->items)
+		sys_call2(SYS_munmap, ep->items, FDTABLE_SIZE * sizeof(*ep->items));
+	if (ep->bells)
+		sys_call2(SYS_munmap, ep->bells, FDTABLE_SIZE * sizeof(*ep->bells));
+	atomic_store_explicit(&ep->refs, 0, memory_order_release);
+	rlm_lock_drop(&instances_lock);
 }
 
 void epoll_duplicated(uint32_t index)
@@ -952,7 +1046,7 @@ bool epoll_is_ready(int epfd)
 	struct timespec zero = {0, 0};
 	bool ready = false;
 
-	if (!ep || !ep->moved)
+	if (!has_moved(ep))
 		return sys_call5(SYS_ppoll, &p, 1, &zero, 0, 8) > 0;
 	rlm_lock_take(&ep->lock);
 	if (ep->inner >= 0)
@@ -971,10 +1065,10 @@ void epoll_arm(int epfd)
 	const uint64_t one = 1;
 	struct instance *ep = instance_of(epfd);
 
-	if (!ep || !ep->moved)
+	if (!has_moved(ep))
 		return;
 	rlm_lock_take(&ep->lock);
-	if (!arm_all(ep))
+	if (!arm_all(ep) && ep->more >= 0)
 		sys_write(ep->more, &one, sizeof(one));
 	for (int fd = 0; ep->nested && fd <= ep->highest; fd++)
 		if (ep->items[fd].kind == ITEM_NESTED)
@@ -999,8 +1093,8 @@ void epoll_fork_child(void)
 {
 	atomic_store_explicit(&instances_lock.word, 0, memory_order_relaxed);
 	for (uint32_t i = 0; i < instances_used; i++)
-		if (instances[i]) {
-			atomic_store_explicit(&instances[i]->lock.word, 0, memory_order_relaxed);
-			instances[i]->sleepers = 0;
+		if (instances[i].refs) {
+			atomic_store_explicit(&instances[i].lock.word, 0, memory_order_relaxed);
+			instances[i].sleepers = 0;
 		}
 }

@@ -7,6 +7,8 @@
 
 // The connection gets its slot: from here on these instances watch ring and TCP themselves. Helper thread.
 void epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b);
+// Both directions are plain for good: back to the application's instances.
+void epoll_conn_unbinds(struct rlm_conn *c);
 // A descriptor of the connection is about to be closed.
 void epoll_forget_conn(int fd, struct rlm_conn *c);
 

@@ -39,7 +39,7 @@ static bool readable(struct rlm_conn *c, struct rlm_bound *b, int fd, uint32_t k
 // Room that is worth waking for: a receiver rings when it passes a quarter.
 static bool has_room(struct rlm_bound *b)
 {
-	uint64_t room = ring_room(&b->tx, b->tx.size / 4);
+	uint64_t room = ring_room(&b->tx, ring_head(&b->tx), b->tx.size / 4);
 
 	return room >= b->tx.size / 4; // RLM_RING_BROKEN too: the next send says what is wrong
 }
@@ -115,14 +115,14 @@ struct rlm_bound *ready_hold(struct rlm_conn *c)
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
 	if (b)
-		atomic_fetch_add_explicit(&c->users, 1, memory_order_seq_cst);
+		stream_enter(c);
 	rlm_lock_drop(&c->rx_lock);
 	return b;
 }
 
 void ready_release(struct rlm_conn *c)
 {
-	atomic_fetch_sub_explicit(&c->users, 1, memory_order_seq_cst);
+	stream_leave(c);
 }
 
 void ready_listen(struct rlm_bound *b, uint32_t wanted)

@@ -130,9 +130,33 @@ static inline bool deadline_left(const struct deadline *d, struct timespec *left
 	return false;
 }
 
-// Called with the direction's lock held, which they release; the caller is counted in c->users meanwhile. 0: look again;
-// 1: look, and at TCP too;
-// -EINTR, -EAGAIN (the deadline), -EBADF (closed by another thread).
+// A thread that is going to wait (or an armed epoll item) is a user: the connection stays as it is, even if the application closes the
+// last descriptor meanwhile. enter: under one of the locks, or by one who has a descriptor. The last user of a closed
+// connection finishes the close.
+static inline void stream_enter(struct rlm_conn *c)
+{
+	atomic_fetch_add_explicit(&c->users, 1, memory_order_seq_cst);
+}
+
+void stream_finish_close(struct rlm_conn *c);
+
+static inline void stream_leave(struct rlm_conn *c)
+{
+	if (atomic_fetch_sub_explicit(&c->users, 1, memory_order_seq_cst) == 1 &&
+	    __builtin_expect(atomic_load_explicit(&c->flags, memory_order_seq_cst) & RLM_CONN_CLOSING, 0))
+		stream_finish_close(c);
+}
+
+// The descriptor to use for the kernel: the caller's, or what keeps the socket after it was closed.
+static inline int stream_fd(const struct rlm_conn *c, int fd)
+{
+	int ghost = atomic_load_explicit(&c->ghost, memory_order_acquire);
+
+	return __builtin_expect(ghost != 0, 0) ? ghost - 1 : fd;
+}
+
+// For users only. Called with the direction's lock held, which they release. 0: look again; 1: look, and at TCP too;
+// -EINTR, -EAGAIN (the deadline). Cancellation points.
 int stream_wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d);
 int stream_wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d);
 // No lock held: until TCP takes bytes again. Same results.

@@ -60,6 +60,12 @@ void stream_note_rx(struct rlm_conn *c, const struct rlm_bound *b)
 void stream_break(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	log_warn("fd %d: the peer wrote nonsense into shared memory, connection reset", fd);
+	log_info("fd %d: receiving state %u round %u asked %u, frames %u of \"%c%c\", drain %lu, stash %lu, ring %lu to %lu; peer's round %u, "
+		 "end %lu, cut %lu; taken %ld",
+		 fd, b->rx_state, b->rx_round, b->rx_asked, b->frame_got, b->frame_got > 0 ? b->frame[0] : '-',
+		 b->frame_got > 1 ? b->frame[1] : '-', (unsigned long)b->drain, (unsigned long)(b->stash_to - b->stash_at),
+		 (unsigned long)b->rx.mine->tail, (unsigned long)b->rx.peer->head, b->rx.peer->tx_round,
+		 (unsigned long)b->rx.peer->end, (unsigned long)b->rx.peer->cut, (long)tcp_taken(fd));
 	b->rx_broken = 1;
 	b->tx_dead = 1;
 	atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
@@ -149,55 +155,64 @@ static void leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	b->stash = NULL;
 }
 
-// Threads that sleep on it see CLOSING and leave at once.
-static bool wait_for_users(struct rlm_conn *c, const struct rlm_bound *b)
-{
-	const struct timespec moment = {.tv_nsec = 1000000};
-	const uint64_t one = 1;
-
-	for (int i = 0; i < 200; i++) {
-		if (!atomic_load_explicit(&c->users, memory_order_seq_cst))
-			return true;
-		wake_conn(c);
-		sys_futex_wake(&b->tx.peer->bell, INT_MAX);
-		sys_write(b->doorbell_mine, &one, sizeof(one));
-		sys_call2(SYS_nanosleep, &moment, NULL);
-	}
-	return false;
-}
-
-static void close_last(struct rlm_conn *c, int fd)
+// The last descriptor, fd, is about to be closed. false: somebody uses the connection, nothing was done. Users come under a lock.
+static bool let_go(struct rlm_conn *c, int fd)
 {
 	uint32_t index = conn_index(&arena, c), generation = conn_generation(&arena, c);
-	uint32_t flags = atomic_fetch_or_explicit(&c->flags, RLM_CONN_CLOSING, memory_order_seq_cst);
+	uint32_t flags = atomic_load_explicit(&c->flags, memory_order_seq_cst);
 	struct rlm_bound *b;
-	bool gone = true;
+	bool used;
 
 	rlm_lock_take(&c->tx_lock);
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
-	if (b) {
+	used = atomic_load_explicit(&c->users, memory_order_seq_cst) != 0;
+	if (b && !used) {
 		leave_slot(c, b, fd);
 		atomic_store_explicit(&c->bound, 0, memory_order_seq_cst);
 	}
 	rlm_lock_drop(&c->rx_lock);
 	rlm_lock_drop(&c->tx_lock);
+	if (used)
+		return false;
 	if (b) {
-		gone = wait_for_users(c, b);
-		if (gone) {
-			helper_release(b);
-			bound_free(&arena, b);
-		}
+		helper_release(b);
+		bound_free(&arena, b);
 	} else if (flags & RLM_CONN_OFFERED) {
 		if (helper_offer_outstanding(c))
 			sys_call2(SYS_shutdown, fd, SHUT_RDWR); // the duplicate under way must not delay the FIN
 		helper_withdraw(index, generation);
 	}
-	if (gone && !atomic_load_explicit(&c->users, memory_order_seq_cst) &&
-	    !atomic_load_explicit(&c->tx_inflight, memory_order_seq_cst) &&
+	// A thread that is inside the kernel with it still counts itself out of the entry: then it is lost, never reused under it.
+	if (!atomic_load_explicit(&c->tx_inflight, memory_order_seq_cst) &&
 	    !atomic_load_explicit(&c->rx_inflight, memory_order_seq_cst))
 		conn_free(&arena, c);
-	// else: a thread is still inside a call on a closed descriptor; the entry is lost, never reused under it
+	return true;
+}
+
+void stream_finish_close(struct rlm_conn *c)
+{
+	int ghost = atomic_exchange_explicit(&c->ghost, 0, memory_order_seq_cst) - 1;
+
+	if (ghost < 0)
+		return; // another one does it
+	let_go(c, ghost);
+	fd_close_internal(ghost);
+}
+
+// As in the kernel, threads that are inside a call keep the socket: the last one closes it.
+static void close_last(struct rlm_conn *c, int fd)
+{
+	long ghost;
+
+	if (let_go(c, fd))
+		return;
+	stream_enter(c);
+	ghost = sys_fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (ghost >= 0)
+		atomic_store_explicit(&c->ghost, fd_make_internal((int)ghost) + 1, memory_order_seq_cst);
+	atomic_fetch_or_explicit(&c->flags, RLM_CONN_CLOSING, memory_order_seq_cst);
+	stream_leave(c);
 }
 
 void stream_forget(int fd)
@@ -364,6 +379,28 @@ static bool is_plain(struct rlm_conn *c, int fd)
 	return plain;
 }
 
+// Both directions are plain for good: from here on every call goes straight to the kernel. Not while somebody waits on the slot.
+static void detach(struct rlm_conn *c)
+{
+	struct rlm_bound *b;
+
+	epoll_conn_unbinds(c);
+	rlm_lock_take(&c->tx_lock);
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (b && (atomic_load_explicit(&c->users, memory_order_seq_cst) || b->rx_state != RX_PLAIN || b->stash ||
+		  !cutover_tx_is_plain(b)))
+		b = NULL;
+	if (b)
+		atomic_store_explicit(&c->bound, 0, memory_order_seq_cst);
+	rlm_lock_drop(&c->rx_lock);
+	rlm_lock_drop(&c->tx_lock);
+	if (!b)
+		return;
+	helper_release(b);
+	bound_free(&arena, b);
+}
+
 #define LEAVE_TIMEOUT_MS 2000
 
 int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
@@ -386,8 +423,10 @@ int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
 	rlm_lock_drop(&c->rx_lock);
 	rlm_lock_drop(&c->tx_lock);
 	for (int i = 0; i < LEAVE_TIMEOUT_MS * 5; i++) {
-		if (is_plain(c, fd))
+		if (is_plain(c, fd)) {
+			detach(c);
 			return 0;
+		}
 		if (b && i % 50 == 0) {
 			const uint64_t one = 1;
 

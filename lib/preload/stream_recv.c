@@ -37,14 +37,20 @@ static int64_t settle(struct rlm_conn *c, int fd, const struct iovec *iov, int i
 {
 	struct rlm_bound *b;
 
+	bool ended = n == 0;
+
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
 	if (b && n > 0)
 		n = cutover_rx_returned(b, fd, iov, iovcnt, n, flags & MSG_PEEK);
-	if (b && n == -ECONNRESET)
+	if (b && ended) {
+		if (cutover_rx_ended(b))
+			n = STREAM_AGAIN;
+	} else if (b && n == -ECONNRESET) {
 		stream_break(c, b, fd);
-	else if (n == 0)
-		n = STREAM_AGAIN;
+	} else if (n == 0 && !ended) {
+		n = STREAM_AGAIN; // nothing but frames
+	}
 	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
 	if (b)
 		stream_note_rx(c, b);
@@ -56,7 +62,7 @@ static int64_t settle(struct rlm_conn *c, int fd, const struct iovec *iov, int i
 int64_t stream_plain_recv_end_bound(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, ssize_t n,
 				    int flags)
 {
-	if (n > 0)
+	if (n > 0 || (n == 0 && iov_total(iov, iovcnt)))
 		return settle(c, fd, iov, iovcnt, n, flags);
 	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
 	wake_conn(c);
@@ -119,6 +125,7 @@ struct receive {
 	struct cursor at;
 	uint64_t total, done;
 	struct deadline deadline;
+	bool user;
 };
 
 #define GO_ON INT64_MAX // one_step(): nothing final yet
@@ -149,9 +156,9 @@ static int64_t from_kernel(struct receive *r, struct rlm_bound *b, bool counted)
 	rlm_lock_drop(&r->c->rx_lock);
 	n = kernel_recv(r->fd, &r->at, r->flags);
 	count_plain(r->c, r->fd, n, r->flags);
-	if (n > 0 && r->at.offset == 0) {
+	if (n >= 0 && r->total > r->done && r->at.offset == 0) {
 		n = settle(r->c, r->fd, r->at.iov, r->at.left, n, r->flags);
-	} else if (n > 0) {
+	} else if (n >= 0 && r->total > r->done) {
 		n = settle(r->c, r->fd, scratch, cursor_rest(&r->at, scratch, 64), n, r->flags);
 	} else {
 		atomic_fetch_sub_explicit(&r->c->rx_inflight, 1, memory_order_seq_cst);
@@ -172,6 +179,13 @@ static int64_t from_kernel(struct receive *r, struct rlm_bound *b, bool counted)
 	return got(r, (uint64_t)n);
 }
 
+static void be_user(struct receive *r)
+{
+	if (!r->user)
+		stream_enter(r->c);
+	r->user = true;
+}
+
 static int64_t would_block(struct receive *r, struct rlm_bound *b)
 {
 	if (b->rx_state == RX_RING && cutover_rx_look_at_tcp(b, r->fd)) {
@@ -188,6 +202,7 @@ static int64_t wait_for_more(struct receive *r, struct rlm_bound *b)
 
 	if (conn_is_nonblock(r->c, r->flags))
 		return would_block(r, b);
+	be_user(r);
 	n = stream_wait_data(r->c, b, r->fd, &r->deadline);
 	if (n == 1) {
 		rlm_lock_take(&r->c->rx_lock);
@@ -206,6 +221,7 @@ static int64_t wait_for_other(struct receive *r, struct rlm_bound *b)
 	int n;
 
 	deadline_start(&r->deadline, b->rx_timeout_ns);
+	be_user(r);
 	rlm_lock_drop(&r->c->rx_lock);
 	if (conn_is_nonblock(r->c, r->flags)) {
 		if (sys_poll_now(r->fd, POLLIN) <= 0)
@@ -277,29 +293,61 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 	return n <= 0 ? finish(r, n) : got(r, (uint64_t)n);
 }
 
-int64_t stream_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
+static int64_t receive(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
 {
-	struct receive r = {.c = c, .fd = fd, .flags = flags, .at = {iov, iovcnt, 0}};
-	uint8_t waste[16384];
-	struct iovec wasted = {waste, sizeof(waste)};
+	struct receive r = {.c = c, .fd = fd, .flags = flags, .at = {iov, iovcnt, 0}, .total = iov_total(iov, iovcnt)};
 	struct rlm_bound *b;
 	int64_t n;
 
-	r.total = iov_total(iov, iovcnt);
-	if (__builtin_expect(flags & MSG_TRUNC, 0)) {
-		// TCP throws the bytes away unseen; here they must be seen, to find the frames among them.
-		if (r.total > sizeof(waste))
-			r.total = sizeof(waste);
-		wasted.iov_len = (size_t)r.total;
-		r.at = (struct cursor){&wasted, 1, 0};
-		r.flags = flags &= ~MSG_TRUNC;
-	}
-	if (__builtin_expect(flags & (MSG_OOB | MSG_ERRQUEUE), 0))
-		return kernel_recv(fd, &r.at, flags);
 	do {
 		rlm_lock_take(&c->rx_lock);
 		b = stream_bound(c);
-		n = b && stream_is_current(c, fd) ? one_step(&r, b) : from_kernel(&r, NULL, false);
+		if (r.user)
+			r.fd = stream_fd(c, r.fd);
+		n = b && (r.user || stream_is_current(c, r.fd)) ? one_step(&r, b) : from_kernel(&r, NULL, false);
 	} while (n == GO_ON);
+	if (r.user)
+		stream_leave(c);
 	return n;
+}
+
+// TCP throws the bytes away unseen; here they must be seen, to find the frames among them.
+static __attribute__((noinline)) int64_t waste(struct rlm_conn *c, int fd, uint64_t n, int flags)
+{
+	uint8_t buffer[4096];
+	struct iovec iov = {buffer, n < sizeof(buffer) ? (size_t)n : sizeof(buffer)};
+
+	return receive(c, fd, &iov, 1, flags & ~MSG_TRUNC);
+}
+
+// A peek that waits for all of it. The kernel could not be woken out of one when the connection is promoted meanwhile, so this looks
+// again and again; nobody is known to do it in earnest.
+static int64_t peek_all(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
+{
+	const struct timespec moment = {.tv_nsec = 1000000};
+	int64_t n, last = -1;
+
+	for (int same = 0;; same++) {
+		n = receive(c, fd, iov, iovcnt, flags & ~MSG_WAITALL);
+		if (n <= 0 || (uint64_t)n >= iov_total(iov, iovcnt) || flags & MSG_DONTWAIT)
+			return n;
+		if (sys_poll_now(stream_fd(c, fd), POLLRDHUP) > 0 && n == last)
+			return n;
+		last = n;
+		if (sys_call2(SYS_nanosleep, &moment, NULL) == -EINTR)
+			return n;
+	}
+}
+
+int64_t stream_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
+{
+	struct cursor at = {iov, iovcnt, 0};
+
+	if (__builtin_expect(flags & (MSG_OOB | MSG_ERRQUEUE), 0))
+		return kernel_recv(fd, &at, flags);
+	if (__builtin_expect(flags & MSG_TRUNC, 0))
+		return waste(c, fd, iov_total(iov, iovcnt), flags);
+	if (__builtin_expect((flags & (MSG_PEEK | MSG_WAITALL)) == (MSG_PEEK | MSG_WAITALL), 0))
+		return peek_all(c, fd, iov, iovcnt, flags);
+	return receive(c, fd, iov, iovcnt, flags);
 }

@@ -36,7 +36,7 @@ static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct cursor 
 	void *p;
 
 	while (done < most) {
-		room = ring_room(r, most - done);
+		room = ring_room(r, head, most - done);
 		if (room == RLM_RING_BROKEN)
 			return -1;
 		if (room == 0)
@@ -90,7 +90,14 @@ static int64_t forbidden_flags(struct rlm_conn *c, int fd, const struct cursor *
 	return kernel_send(c, fd, at, flags);
 }
 
-int64_t stream_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
+static void be_user(struct rlm_conn *c, bool *user)
+{
+	if (!*user)
+		stream_enter(c);
+	*user = true;
+}
+
+static int64_t send_all(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags, bool *user)
 {
 	struct cursor at = {iov, iovcnt, 0};
 	struct deadline deadline = {0};
@@ -104,7 +111,9 @@ int64_t stream_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iov
 	for (;;) {
 		rlm_lock_take(&c->tx_lock);
 		b = stream_bound(c);
-		if (!b || !stream_is_current(c, fd)) {
+		if (*user)
+			fd = stream_fd(c, fd);
+		if (!b || (!*user && !stream_is_current(c, fd))) {
 			atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
 			rlm_lock_drop(&c->tx_lock);
 			n = kernel_send(c, fd, &at, flags);
@@ -143,6 +152,7 @@ int64_t stream_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iov
 				rlm_lock_drop(&c->tx_lock);
 				continue;
 			}
+			be_user(c, user);
 			n = stream_wait_room(c, b, fd, &deadline);
 		} else if (way == TX_WAY_PLAIN) {
 			atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
@@ -151,10 +161,21 @@ int64_t stream_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iov
 			return n < 0 && done ? (int64_t)done : n < 0 ? n : (int64_t)done + n;
 		} else {
 			deadline_start(&deadline, b->tx_timeout_ns);
+			be_user(c, user);
 			rlm_lock_drop(&c->tx_lock);
 			n = conn_is_nonblock(c, flags) ? -EAGAIN : stream_wait_tcp_writable(fd, &deadline);
 		}
 		if (n < 0)
 			return done ? (int64_t)done : n;
 	}
+}
+
+int64_t stream_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
+{
+	bool user = false;
+	int64_t n = send_all(c, fd, iov, iovcnt, flags, &user);
+
+	if (user)
+		stream_leave(c);
+	return n;
 }

@@ -1,112 +1,149 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Waiting in blocking calls: spin while that pays, then sleep on the peer's bell and the connection's own event count.
+#include <pthread.h>
+
+#include "bells.h"
 #include "stream_internal.h"
 
-static int after_sleep(const struct rlm_conn *c, long r)
+// What a thread that is cancelled in its sleep leaves behind.
+struct sleep {
+	struct rlm_conn *c;
+	struct rlm_bound *b;
+	uint32_t bit;
+	long result;
+};
+
+static void woken(void *arg)
 {
-	if (atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_CLOSING)
-		return -EBADF;
-	if (r == -ETIMEDOUT)
-		return -EAGAIN;
-	return r == -EINTR ? -EINTR : 0;
+	struct sleep *s = arg;
+
+	wake_unlisten(s->b, s->bit);
 }
 
-// `ready` has looked at everything after the caller listened; see wake.h.
-static long sleep_unless(bool ready, const struct rlm_bound *b, uint32_t bell, const struct rlm_conn *c,
-			 uint32_t events, const struct deadline *d)
+static void cancelled(void *arg)
 {
-	if (ready)
-		return 0;
-	return sys_futex_wait2(&b->tx.peer->bell, bell, &c->events, events, d->set ? &d->at : NULL);
+	struct sleep *s = arg;
+
+	woken(arg);
+	stream_leave(s->c);
+}
+
+static int outcome(long r)
+{
+	return r == -ETIMEDOUT ? -EAGAIN : r == -EINTR ? -EINTR : 0;
+}
+
+// Like a socket call: a signal handler with SA_RESTART lets it sleep on. A cancellation point.
+static void sleep_forever(struct sleep *s, uint32_t bell, uint32_t events)
+{
+	int type;
+
+	pthread_cleanup_push(cancelled, s);
+	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
+	s->result = sys_futex_wait2(&s->b->tx.peer->bell, bell, &s->c->events, events, NULL);
+	pthread_setcanceltype(type, NULL);
+	pthread_cleanup_pop(0);
+}
+
+// Like a socket call with a time-out: any signal handler ends it. futex_waitv would be restarted, poll is not.
+static void sleep_until(struct sleep *s, int fd, short events, const struct deadline *d)
+{
+	struct pollfd p[2] = {{.fd = fd, .events = events}, {.fd = bells_fd(), .events = POLLIN}};
+	struct timespec left;
+
+	s->result = -ETIMEDOUT;
+	if (!deadline_left(d, &left))
+		return;
+	pthread_cleanup_push(cancelled, s);
+	s->result = REAL(ppoll)(p, 2, &left, NULL);
+	pthread_cleanup_pop(0);
+	if (s->result <= 0)
+		s->result = s->result < 0 ? -errno : -ETIMEDOUT;
 }
 
 int stream_wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d)
 {
 	const struct rlm_slot_shared *peer = b->rx.peer;
+	struct sleep sleep = {c, b, 0, 0};
 	uint64_t head = b->rx.cached, start;
 	uint32_t round = atomic_load_explicit(&peer->tx_round, memory_order_relaxed), bell, events;
 	bool ready, tcp = false, asked = b->rx_asked;
-	long r;
+	int r;
 
-	atomic_fetch_add_explicit(&c->users, 1, memory_order_seq_cst);
 	deadline_start(d, b->rx_timeout_ns);
 	rlm_lock_drop(&c->rx_lock);
 	helper_ensure();
-	if (!asked && wake_spin(&peer->head, head, &b->rx_spin)) {
-		atomic_fetch_sub_explicit(&c->users, 1, memory_order_seq_cst);
+	if (!asked && wake_spin(&peer->head, head, &b->rx_spin))
 		return 0;
-	}
+	sleep.bit = d->set ? RLM_WAIT_RX_FD : RLM_WAIT_RX_FUTEX;
+	if (d->set)
+		bells_prepare(b->doorbell_mine);
 	start = sys_ticks();
 	bell = atomic_load_explicit(&peer->bell, memory_order_acquire);
 	events = atomic_load_explicit(&c->events, memory_order_acquire);
-	wake_listen(b, RLM_WAIT_RX_FUTEX);
+	wake_listen(b, sleep.bit);
 	ready = (!asked && atomic_load_explicit(&peer->head, memory_order_acquire) != head) ||
-		atomic_load_explicit(&peer->tx_round, memory_order_acquire) != round ||
-		atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_CLOSING;
+		atomic_load_explicit(&peer->tx_round, memory_order_acquire) != round;
 	if (!ready)
 		ready = tcp = sys_poll_now(fd, POLLIN | POLLRDHUP) != 0;
-	r = sleep_unless(ready, b, bell, c, events, d);
-	wake_unlisten(b, RLM_WAIT_RX_FUTEX);
+	if (!ready && d->set)
+		sleep_until(&sleep, fd, POLLIN | POLLRDHUP, d);
+	else if (!ready)
+		sleep_forever(&sleep, bell, events);
+	woken(&sleep);
 	wake_slept(&b->rx_spin, sys_ticks() - start);
-	r = after_sleep(c, r);
-	atomic_fetch_sub_explicit(&c->users, 1, memory_order_seq_cst);
-	return r < 0 ? (int)r : tcp || !ready;
+	r = outcome(sleep.result);
+	return r < 0 ? r : tcp || !ready;
 }
 
 int stream_wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d)
 {
 	const struct rlm_slot_shared *peer = b->tx.peer;
+	struct sleep sleep = {c, b, 0, 0};
 	uint64_t tail = b->tx.cached, start;
 	uint32_t ask = atomic_load_explicit(&peer->rx_ask, memory_order_relaxed), bell, events;
 	bool ready;
-	long r;
 
-	atomic_fetch_add_explicit(&c->users, 1, memory_order_seq_cst);
 	deadline_start(d, b->tx_timeout_ns);
 	rlm_lock_drop(&c->tx_lock);
 	helper_ensure();
-	if (wake_spin(&peer->tail, tail, &b->tx_spin)) {
-		atomic_fetch_sub_explicit(&c->users, 1, memory_order_seq_cst);
+	if (wake_spin(&peer->tail, tail, &b->tx_spin))
 		return 0;
-	}
+	sleep.bit = d->set ? RLM_WAIT_TX_FD : RLM_WAIT_TX_FUTEX;
+	if (d->set)
+		bells_prepare(b->doorbell_mine);
 	start = sys_ticks();
 	bell = atomic_load_explicit(&peer->bell, memory_order_acquire);
 	events = atomic_load_explicit(&c->events, memory_order_acquire);
-	wake_listen(b, RLM_WAIT_TX_FUTEX);
+	wake_listen(b, sleep.bit);
 	ready = atomic_load_explicit(&peer->tail, memory_order_acquire) != tail ||
-		atomic_load_explicit(&peer->rx_ask, memory_order_acquire) != ask || b->tx_stop ||
-		atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_CLOSING ||
-		sys_poll_now(fd, POLLRDHUP) != 0;
-	r = sleep_unless(ready, b, bell, c, events, d);
-	wake_unlisten(b, RLM_WAIT_TX_FUTEX);
+		atomic_load_explicit(&peer->rx_ask, memory_order_acquire) != ask || b->tx_stop || b->tx_dead ||
+		b->tx_state != TX_RING || sys_poll_now(fd, POLLRDHUP) != 0;
+	if (!ready && d->set)
+		sleep_until(&sleep, fd, POLLRDHUP, d);
+	else if (!ready)
+		sleep_forever(&sleep, bell, events);
+	else
+		b->tx_stop |= sys_poll_now(fd, POLLRDHUP) > 0; // the helper says so too, a little later
+	woken(&sleep);
 	wake_slept(&b->tx_spin, sys_ticks() - start);
-	r = after_sleep(c, r);
-	atomic_fetch_sub_explicit(&c->users, 1, memory_order_seq_cst);
-	return (int)r;
+	return outcome(sleep.result);
 }
 
 int stream_wait_tcp_writable(int fd, struct deadline *d)
 {
 	struct pollfd p = {.fd = fd, .events = POLLOUT};
 	struct timespec left = {0, 0};
-	long r;
+	int r;
 
 	if (d->set && !deadline_left(d, &left))
 		return -EAGAIN;
-	r = sys_call5(SYS_ppoll, &p, 1, d->set ? &left : NULL, 0, 8);
-	if (r == 0)
-		return -EAGAIN;
-	return r < 0 ? (int)r : 0;
+	r = REAL(ppoll)(&p, 1, d->set ? &left : NULL, NULL);
+	return r == 0 ? -EAGAIN : r < 0 ? -errno : 0;
 }
 
 int stream_wait_event(struct rlm_conn *c, uint32_t seen, struct deadline *d)
 {
-	long r;
-
-	atomic_fetch_add_explicit(&c->users, 1, memory_order_seq_cst);
 	helper_ensure();
-	r = sys_futex_wait2(&c->events, seen, &c->events, seen, d->set ? &d->at : NULL);
-	r = after_sleep(c, r);
-	atomic_fetch_sub_explicit(&c->users, 1, memory_order_seq_cst);
-	return (int)r;
+	return outcome(sys_futex_wait2(&c->events, seen, &c->events, seen, d->set ? &d->at : NULL));
 }

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The doorbells that a thread can sleep on.
+#include "bells.h"
+
+#include <pthread.h>
+#include <sys/epoll.h>
+
+#include "ready.h"
+#include "stream_internal.h"
+
+#define BELLS_KNOWN 64
+
+static __thread struct {
+	int epoll_fd; // + 1
+	int32_t owner; // process it was made in
+	uint32_t count;
+	uint32_t epoch; // of doorbell numbers, see fd_internal_epoch
+	int known[BELLS_KNOWN];
+} bells;
+
+static pthread_key_t bells_key;
+static pthread_once_t bells_once = PTHREAD_ONCE_INIT;
+
+static void bells_close(void *fd)
+{
+	fd_close_internal((int)(intptr_t)fd - 1);
+}
+
+static void bells_init_key(void)
+{
+	pthread_key_create(&bells_key, bells_close);
+}
+
+int bells_fd(void)
+{
+	int32_t pid = (int32_t)process_id;
+
+	if (bells.epoll_fd && bells.owner == pid)
+		return bells.epoll_fd - 1;
+	// After fork the inherited one is the parent's; its edges are not ours to take.
+	bells.epoll_fd = fd_make_internal((int)sys_call1(SYS_epoll_create1, EPOLL_CLOEXEC)) + 1;
+	bells.owner = pid;
+	bells.count = 0;
+	pthread_once(&bells_once, bells_init_key);
+	pthread_setspecific(bells_key, (void *)(intptr_t)bells.epoll_fd);
+	return bells.epoll_fd - 1;
+}
+
+void bells_add(int doorbell)
+{
+	int fd = bells_fd();
+
+	if (bells.epoch != fd_internal_epoch) {
+		bells.count = 0;
+		bells.epoch = fd_internal_epoch;
+	}
+	for (uint32_t i = 0; i < bells.count; i++)
+		if (bells.known[i] == doorbell)
+			return;
+	ready_watch_doorbell(fd, doorbell, 0);
+	if (bells.count < BELLS_KNOWN)
+		bells.known[bells.count++] = doorbell;
+}
+
+void bells_harvest(void)
+{
+	struct epoll_event stale[16];
+
+	while (sys_call6(SYS_epoll_pwait, bells_fd(), stale, 16, 0, NULL, 8) == 16)
+		;
+}
+
+void bells_prepare(int doorbell)
+{
+	bells_add(doorbell);
+	bells_harvest();
+}
