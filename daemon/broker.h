@@ -60,6 +60,7 @@ struct rlmd_broker {
 	struct ev_loop *loop;
 	const struct rlmd_backend *backend;
 	const char *config_path;
+	bool config_required; // named on the command line
 	struct rlmd_config config;
 	struct rlmd_registry registry;
 	struct rlmd_links links;

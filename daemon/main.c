@@ -67,6 +67,7 @@ static int config_read(struct rlmd_broker *broker, const struct options *options
 	int err = rlmd_config_load(&broker->config, path, options->config != NULL, error, sizeof(error));
 
 	broker->config_path = path;
+	broker->config_required = options->config != NULL;
 	if (err)
 		log_error("%s", error);
 	return err;
@@ -82,7 +83,7 @@ static void on_reload(struct ev_loop *loop, ev_signal *watcher, int events)
 	struct rlmd_broker *broker = watcher->data;
 	char error[1024];
 
-	if (rlmd_config_load(&broker->config, broker->config_path, false, error, sizeof(error))) {
+	if (rlmd_config_load(&broker->config, broker->config_path, broker->config_required, error, sizeof(error))) {
 		log_error("%s; the configuration stays as it was", error);
 		return;
 	}

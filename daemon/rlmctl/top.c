@@ -112,24 +112,50 @@ static void rates_set(struct look *look, struct look *before)
 	qsort(look->lines, look->count, sizeof(*look->lines), by_rate);
 }
 
-static void line_draw(int y, const struct line *line, int address_width)
+// In 80 columns only the port of the local address fits, and one letter per carrier.
+static bool narrow(void)
+{
+	return COLS < 110;
+}
+
+static int address_width(void)
+{
+	return COLS >= 150 ? 46 : narrow() ? 17 : 21;
+}
+
+// The end is what tells addresses apart.
+static const char *address_of(const json_t *connection, const char *key, int width)
+{
+	const char *address = text_of(connection, key);
+	size_t length = strlen(address);
+
+	return length > (size_t)width ? address + length - (size_t)width : address;
+}
+
+static void line_draw(int y, const struct line *line)
 {
 	const json_t *c = line->connection;
+	const char *local = address_of(c, "local", address_width());
+	int width = address_width(), room;
 	char tx[16], rx[16];
 
 	bytes_text(tx, sizeof(tx), line->tx_rate);
 	bytes_text(rx, sizeof(rx), line->rx_rate);
-	mvprintw(y, 0, "%7lld %-9.9s %-*.*s %-*.*s %5s %5s %5s %5s  %.*s", (long long)number_of(c, "pid"),
-		 text_of(c, "command"), address_width, address_width, text_of(c, "local"), address_width, address_width,
-		 text_of(c, "remote"), text_of(c, "tx_carrier"), text_of(c, "rx_carrier"), tx, rx,
-		 COLS > 80 ? COLS : 80, text_of(c, "why"));
-	clrtoeol();
+	if (narrow() && strrchr(local, ':'))
+		local = strrchr(local, ':');
+	mvprintw(y, 0, "%7lld %-8.8s %-*s %-*s %-*.*s %-*.*s %5s %5s  ", (long long)number_of(c, "pid"),
+		 text_of(c, "command"), narrow() ? 6 : width, local, width, address_of(c, "remote", width),
+		 narrow() ? 2 : 5, narrow() ? 1 : 5, text_of(c, "tx_carrier"), narrow() ? 2 : 5, narrow() ? 1 : 5,
+		 text_of(c, "rx_carrier"), tx, rx);
+	room = COLS - getcurx(stdscr);
+	if (room > 0 && getcury(stdscr) == y)
+		addnstr(text_of(c, "why"), room);
 }
 
 static void draw(const struct look *look)
 {
 	size_t ring = 0, room = LINES > 4 ? (size_t)LINES - 4 : 0;
-	int address_width = COLS >= 132 ? 40 : COLS >= 110 ? 21 : 13;
+	int width = address_width();
 	double tx_rate = 0;
 	char rate[16];
 
@@ -144,11 +170,11 @@ static void draw(const struct look *look)
 		 bytes_text(rate, sizeof(rate), tx_rate));
 	attron(A_REVERSE);
 	mvhline(2, 0, ' ', COLS);
-	mvprintw(2, 0, "%7s %-9s %-*s %-*s %5s %5s %5s %5s  %s", "PID", "COMMAND", address_width, "LOCAL",
-		 address_width, "REMOTE", "TX", "RX", "TX/s", "RX/s", "WHY");
+	mvprintw(2, 0, "%7s %-8s %-*s %-*s %-*s %-*s %5s %5s  %s", "PID", "COMMAND", narrow() ? 6 : width, "LOCAL",
+		 width, "REMOTE", narrow() ? 2 : 5, "TX", narrow() ? 2 : 5, "RX", "TX/s", "RX/s", "WHY");
 	attroff(A_REVERSE);
 	for (size_t i = 0; i < look->count && i < room; i++)
-		line_draw((int)i + 3, &look->lines[i], address_width);
+		line_draw((int)i + 3, &look->lines[i]);
 	if (look->count > room)
 		mvprintw(LINES - 1, 0, "... and %zu more", look->count - room);
 	refresh();
