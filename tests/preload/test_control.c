@@ -88,17 +88,23 @@ static void fionread_raw(void **state)
 	recv_text(p->b, "abcd");
 }
 
+static void wait_unsent_none(int fd)
+{
+	int64_t deadline = now_ms() + DEADLINE_MS;
+
+	while (unsent_bytes(fd) && now_ms() < deadline)
+		nap_ms(1);
+	assert_returns(unsent_bytes(fd), 0);
+}
+
 // What the peer's kernel has is acknowledged at some time, read or not.
 static void siocoutq(void **state)
 {
 	struct pair *p = *state;
-	int64_t deadline = now_ms() + DEADLINE_MS;
 
-	assert_returns(unsent_bytes(p->b), 0);
+	wait_unsent_none(p->b);
 	send_text(p->a, "abcdef");
-	while (unsent_bytes(p->a) && now_ms() < deadline)
-		nap_ms(1);
-	assert_returns(unsent_bytes(p->a), 0);
+	wait_unsent_none(p->a);
 	recv_text(p->b, "abcdef");
 	assert_returns(unsent_bytes(p->a), 0);
 	pair_check_ring(p);
@@ -109,15 +115,12 @@ static void siocoutq_full(void **state)
 	struct pair *p = *state;
 	size_t queued = fill_socket(p->a, 1);
 	int unsent = unsent_bytes(p->a), value = -1;
-	int64_t deadline = now_ms() + DEADLINE_MS;
 
 	assert_that(unsent > 0 && (size_t)unsent <= queued);
 	assert_returns(ioctl(p->a, SIOCOUTQNSD, &value), 0);
 	assert_that(value >= 0 && value <= unsent);
 	drain_socket(p->b, 1, 0, queued);
-	while (unsent_bytes(p->a) && now_ms() < deadline)
-		nap_ms(1);
-	assert_returns(unsent_bytes(p->a), 0);
+	wait_unsent_none(p->a);
 }
 
 static void nonblocking_by_fcntl(void **state)

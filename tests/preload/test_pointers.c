@@ -87,7 +87,7 @@ static void recv_over_the_edge(void **state)
 	if (got < 0)
 		got = 0;
 	assert_returns(recv(p->b, rest, sizeof(rest), 0), 8 - got);
-	assert_bytes(rest, "abcdefgh" + got, 8 - got);
+	assert_bytes(rest, &"abcdefgh"[got], 8 - got);
 	munmap(edge - 4096, 8192);
 }
 
