@@ -63,6 +63,12 @@ enum rlm_rx_state {
 
 #define RLM_OWED_MAX 16
 
+struct rlm_hold {
+	uint64_t tail; // ours at the last wait
+	uint64_t head; // ours: if it moved we have sent since, and the peer may be answering
+	uint32_t ticks;
+};
+
 struct rlm_bound {
 	// constant while bound
 	struct rlm_conn *conn;
@@ -116,6 +122,7 @@ struct rlm_bound {
 	// sleeping
 	_Alignas(RLM_CACHELINE) struct rlm_lock wait_lock;
 	uint32_t waiters[4];       // per bit of rlm_slot_shared.waiting
+	struct rlm_hold rx_hold;   // see wake.h
 	_Atomic uint32_t rx_spin;  // spin budgets, see wake.h
 	_Atomic uint32_t tx_spin;
 };

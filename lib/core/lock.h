@@ -40,8 +40,6 @@ static inline void rlm_lock_take(struct rlm_lock *lock)
 		rlm_lock_slow(lock, rlm_tid());
 }
 
-// Sequentially consistent: after it, on x86-64, no further fence is needed before looking at the peer's `waiting`
-// (rlm_fence_after_unlock()).
 static inline void rlm_lock_drop(struct rlm_lock *lock)
 {
 	if (__builtin_expect(atomic_exchange_explicit(&lock->word, 0, memory_order_seq_cst) & RLM_LOCK_WAITERS, 0))
@@ -53,10 +51,10 @@ static inline bool rlm_lock_is_mine(const struct rlm_lock *lock)
 	return (atomic_load_explicit(&lock->word, memory_order_relaxed) & ~RLM_LOCK_WAITERS) == rlm_tid();
 }
 
-static inline void rlm_fence_after_unlock(void)
+static inline void rlm_fence_after_rmw(void)
 {
 #if defined(__x86_64__)
-	atomic_signal_fence(memory_order_seq_cst); // the locked exchange was the fence
+	atomic_signal_fence(memory_order_seq_cst); // the locked instruction was the fence
 #else
 	atomic_thread_fence(memory_order_seq_cst);
 #endif

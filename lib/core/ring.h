@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "lock.h"
 #include "rlm/layout.h"
 
 // One direction as its producer or its consumer sees it. `cached` is the last good value of the peer's counter.
@@ -59,9 +60,32 @@ static inline void ring_put(const struct rlm_ring *r, uint64_t head, const void 
 	memcpy(r->bytes, (const uint8_t *)data + first, n - first);
 }
 
+// The lines behind were last read by the consumer's CPU. Fetching them for writing ahead of time keeps the fence after each small
+// message from waiting for them.
+#define RLM_RING_AHEAD 1024u
+
+static inline void ring_prefetch(const struct rlm_ring *r, uint64_t head, uint64_t n)
+{
+	for (uint64_t i = 0; i < n && i < 256; i += RLM_CACHELINE) {
+		const uint8_t *p = r->bytes + ((head + RLM_RING_AHEAD + i) & (r->size - 1));
+#if defined(__x86_64__)
+		__asm__ volatile("prefetchw %0" : : "m"(*p));
+#else
+		__builtin_prefetch(p, 1);
+#endif
+	}
+}
+
 static inline void ring_publish(const struct rlm_ring *r, uint64_t head)
 {
 	atomic_store_explicit(&r->mine->head, head, memory_order_release);
+}
+
+// The same, and a full fence: what comes after, a look at the peer's `waiting`, is not moved before it.
+static inline void ring_publish_fenced(const struct rlm_ring *r, uint64_t head)
+{
+	atomic_exchange_explicit(&r->mine->head, head, memory_order_seq_cst);
+	rlm_fence_after_rmw();
 }
 
 // Consumer: bytes that can be taken now, RLM_RING_BROKEN when the peer's head is impossible.

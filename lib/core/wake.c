@@ -122,6 +122,29 @@ bool wake_spin(const _Atomic uint64_t *word, uint64_t old, _Atomic uint32_t *bud
 	}
 }
 
+bool wake_hold_back(struct rlm_hold *h, const struct rlm_ring *rx)
+{
+	uint64_t tail = atomic_load_explicit(&rx->mine->tail, memory_order_relaxed);
+	uint64_t head = atomic_load_explicit(&rx->mine->head, memory_order_relaxed);
+	uint64_t came = tail - h->tail, until;
+
+	if (head != h->head || !came || !spin_enabled)
+		h->ticks = 0;
+	else if (came < RLM_HOLD_BATCH)
+		h->ticks = h->ticks < RLM_HOLD_FIRST	? RLM_HOLD_FIRST
+			   : h->ticks < RLM_HOLD_MAX	? h->ticks + h->ticks / 4
+							: RLM_HOLD_MAX;
+	h->tail = tail;
+	h->head = head;
+	if (!h->ticks)
+		return false;
+	until = sys_ticks() + h->ticks;
+	do
+		sys_pause();
+	while ((int64_t)(sys_ticks() - until) < 0);
+	return atomic_load_explicit(&rx->peer->head, memory_order_relaxed) != rx->cached;
+}
+
 void wake_slept(_Atomic uint32_t *budget, uint64_t ticks)
 {
 	uint32_t limit = atomic_load_explicit(budget, memory_order_relaxed);

@@ -59,6 +59,16 @@ void wake_init(unsigned cpus, int enabled);
 
 // Spins until *word != old or the budget is spent. true: it changed.
 bool wake_spin(const _Atomic uint64_t *word, uint64_t old, _Atomic uint32_t *budget);
+
+// Holding back. A receiver that looks at `head` all the time takes the cache line away from a sender of small messages for each of them:
+// a stream of 64-byte sends then runs at a fifth of its speed. So when only the peer sends and comes in small pieces, the
+// receiver looks away for a moment before it looks again; it stops doing so as soon as nothing came of it.
+#define RLM_HOLD_FIRST 2000u // ticks
+#define RLM_HOLD_MAX 16000u
+#define RLM_HOLD_BATCH 16384u // bytes per wait that are enough
+
+// Before spinning for data: looks away for as long as it paid lately. true: data came meanwhile.
+bool wake_hold_back(struct rlm_hold *h, const struct rlm_ring *rx);
 // The same for loops that look at more than one word: begin, go on after each look at the clock, tell success.
 bool wake_may_spin(const _Atomic uint32_t *budget);
 bool wake_spin_on(_Atomic uint32_t *budget, uint64_t start, uint64_t last, uint64_t now);

@@ -291,9 +291,11 @@ static ssize_t splice_from(struct rlm_conn *c, int in, int pipe, size_t len, uns
 	int64_t r;
 	ssize_t n;
 
+	if (status < 0 || (status & O_ACCMODE) == O_RDONLY)
+		return REAL(splice)(in, NULL, pipe, NULL, len, flags);
 	if (splice_plain(c, in, pipe, len, flags, &n))
 		return n;
-	r = conn_to_pipe(c, in, pipe, len, flags & SPLICE_F_NONBLOCK || (status >= 0 && status & O_NONBLOCK));
+	r = conn_to_pipe(c, in, pipe, len, flags & SPLICE_F_NONBLOCK || status & O_NONBLOCK);
 	if (r ==
 	    -EPIPE) // nobody reads the pipe: the kernel finds that out before it looks at the socket, and signals it
 		return REAL(splice)(in, NULL, pipe, NULL, len, flags);

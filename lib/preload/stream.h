@@ -34,6 +34,8 @@ static inline void stream_count(struct rlm_conn *c, _Atomic uint64_t *bytes, int
 // true: not bound, the caller makes the kernel call itself and then stream_plain_send_end() with its result.
 static inline bool stream_plain_send_begin(struct rlm_conn *c)
 {
+	if (atomic_load_explicit(&c->bound, memory_order_relaxed))
+		return false;
 	atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
 	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) == 0, 1))
 		return true;
@@ -51,6 +53,8 @@ static inline void stream_plain_send_end(struct rlm_conn *c, int fd, ssize_t n)
 // -errno when the stream is broken. iov: where the kernel put the n bytes.
 static inline bool stream_plain_recv_begin(struct rlm_conn *c)
 {
+	if (atomic_load_explicit(&c->bound, memory_order_relaxed))
+		return false;
 	atomic_fetch_add_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
 	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) == 0, 1))
 		return true;

@@ -46,21 +46,20 @@ static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct cursor 
 		if (room > most - done)
 			room = most - done;
 		p = cursor_next(at, room, &n);
+		ring_prefetch(r, head, n);
 		ring_put(r, head, p, n);
 		head += n;
 		done += n;
 		unpublished += n;
-		if (unpublished >= PUBLISH_EVERY || n == room) {
+		if (unpublished >= PUBLISH_EVERY && done < most) {
 			ring_publish(r, head);
 			unpublished = 0;
 		}
 	}
-	if (unpublished)
-		ring_publish(r, head);
 	if (done) {
-		stat_add(&conn_stat(&arena, c)->tx_bytes_ring, done);
-		atomic_thread_fence(memory_order_seq_cst); // pairs with wake_listen()
+		ring_publish_fenced(r, head); // pairs with wake_listen()
 		wake_receiver(b);
+		stat_add(&conn_stat(&arena, c)->tx_bytes_ring, done);
 	}
 	return (int64_t)done;
 }
