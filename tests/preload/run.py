@@ -144,11 +144,15 @@ def list_tests(options, program):
     return subprocess.run([path, "--list"], capture_output=True, text=True, check=True).stdout.split()
 
 
-def excerpt(text, test):
-    """What the run said about one test."""
-    lines = text.splitlines()
-    kept = [l for l in lines if not re.match(r"^\[( RUN      |       OK |==========|  PASSED  )\]", l)]
-    return "\n".join("        " + l for l in kept[-12:] if l.strip())
+def excerpt(text, test=None):
+    """What the run said about one test, or at its end."""
+    lines, inside = [], test is None
+    for line in text.splitlines():
+        if test and line.startswith("[ RUN "):
+            inside = line.split()[-1] == test
+        if inside and not re.match(r"^\[( RUN |       OK |===|  PASSED |  FAILED |  ERROR )| \d+ FAILED TEST", line):
+            lines.append("        " + line)
+    return "\n".join(l for l in lines[-12:] if l.strip())
 
 
 def run_program(options, program, state):
@@ -164,17 +168,17 @@ def run_program(options, program, state):
     for test in tests:
         if options.quick and test in done:
             continue
-        passed, _, text = run_once(options, program, state, test, TEST_SECONDS)
+        passed, _, alone = run_once(options, program, state, test, TEST_SECONDS)
         if not passed:
             bad += 1
-            report.append(f"  {state:<12} {program}: {test}\n{excerpt(text, test)}")
+            report.append(f"  {state:<12} {program}: {test}\n{excerpt(alone)}")
         elif test in failed:
             # It failed among the others: that counts, too.
             bad += 1
-            report.append(f"  {state:<12} {program}: {test} (passes alone)")
+            report.append(f"  {state:<12} {program}: {test} (passes alone)\n{excerpt(text, test)}")
     if not bad:
         bad = 1
-        report.append(f"  {state:<12} {program}: fails as a whole, each test passes alone: {' '.join(failed)}\n{excerpt(text, '')}")
+        report.append(f"  {state:<12} {program}: fails as a whole, each test passes alone: {' '.join(failed)}\n{excerpt(text)}")
     return len(tests) - bad, bad, "\n".join(report)
 
 
