@@ -57,7 +57,8 @@ void check_failed(const char *file, int line, const char *format, ...)
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	fprintf(stderr, "%s:%d: %s (errno %s)\n", file, line, text, strerrorname_np(error) ? strerrorname_np(error) : "?");
+	fprintf(stderr, "%s:%d: %s (errno %s)\n", file, line, text,
+		strerrorname_np(error) ? strerrorname_np(error) : "?");
 	if (getpid() != main_pid)
 		_exit(99);
 	if (!pthread_equal(pthread_self(), main_thread))
@@ -286,8 +287,9 @@ static void describe(int fd, const char *end)
 
 	if (rlm_socket_info(fd, &info) < 0)
 		return;
-	fprintf(stderr, "  end %s: tx %s, rx %s, %s; ring bytes %llu out %llu in, plain %llu out %llu in, %u switches\n",
-		end, info.tx_carrier ? "ring" : "plain", info.rx_carrier ? "ring" : "plain", rlm_why_words(info.why),
+	fprintf(stderr,
+		"  end %s: tx %s, rx %s, %s; ring bytes %llu out %llu in, plain %llu out %llu in, %u switches\n", end,
+		info.tx_carrier ? "ring" : "plain", info.rx_carrier ? "ring" : "plain", rlm_why_words(info.why),
 		(unsigned long long)info.tx_bytes_ring, (unsigned long long)info.rx_bytes_ring,
 		(unsigned long long)info.tx_bytes_plain, (unsigned long long)info.rx_bytes_plain, info.switches);
 }
@@ -384,7 +386,8 @@ void pair_check_used(struct pair *pair, uint64_t bytes)
 		assert_returns(rlm_socket_info(fds[i], &info), 0);
 		if (carrier_is_ring() && (info.tx_bytes_ring < bytes || info.rx_bytes_ring < bytes)) {
 			describe(fds[i], i ? "b" : "a");
-			check_failed(__FILE__, __LINE__, "%llu bytes did not all take the ring", (unsigned long long)bytes);
+			check_failed(__FILE__, __LINE__, "%llu bytes did not all take the ring",
+				     (unsigned long long)bytes);
 		}
 		if (!info.tx_bytes_ring || !info.rx_bytes_ring) {
 			describe(fds[i], i ? "b" : "a");
@@ -393,7 +396,8 @@ void pair_check_used(struct pair *pair, uint64_t bytes)
 	}
 }
 
-// The leader sends 's'; the other answers 'y' when it has both directions on the ring, else 'n'. The leader ends it with 'g'.
+// The leader sends 's'; the other answers 'y' when it has both directions on the ring, else 'n'. The leader ends it
+// with 'g'.
 void peer_settle(int fd, bool leads)
 {
 	int64_t deadline = now_ms() + DEADLINE_MS;

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// What every differential test shares: connected TCP pairs, the carrier state they are run in, checks that work in any thread.
+// What every differential test shares: connected TCP pairs in a carrier state, and checks that work in any thread.
 //
-// A test program is an ordinary socket program. The runner (run.py) starts it once for each carrier state and tells it which by RLM_TEST_CARRIER:
+// A test program is an ordinary socket program. The runner (run.py) starts it once for each carrier state and tells it
+// which by RLM_TEST_CARRIER:
 //
 //   bare          no librlm: the kernel is the oracle
 //   plain         preloaded, no broker
 //   ring          preloaded; pair_settle() returns when both directions of both ends are on the ring
 //   ring-small    the same with rings of 4096 bytes
 //   promote-mid   preloaded; promotion happens at some point of the test, often exactly at its first send
-//   demote-mid    settled on the ring; RLM_TEST_DEMOTE_AFTER=<bytes> makes each direction leave it in the middle of the test
-//   flap          RLM_TEST_FLAP=<bytes>: each direction leaves the ring after so many bytes and comes back, all the time
+//   demote-mid    settled on the ring; RLM_TEST_DEMOTE_AFTER=<bytes> makes each direction leave it in mid-test
+//   flap          RLM_TEST_FLAP=<bytes>: each direction leaves the ring after so many bytes, comes back, and so on
 //
 // Expectations are the same in all of them.
 #ifndef RLM_TEST_PAIR_H
@@ -73,13 +74,18 @@ int tcp_socket(int family);
 
 void pair_open(struct pair *pair, int family);
 void pair_settle(struct pair *pair);
-void pair_touch(struct pair *pair);  // a byte each way: librlm sees the connection used and looks for its other end
-void pair_wait_bound(struct pair *pair); // accelerated states, touched: wait until promotion needs nothing but the next send
-void pair_close(struct pair *pair);   // closes what is not -1
-void pair_check_ring(struct pair *pair); // ring states: nothing has left the ring up to here
-void pair_check_used(struct pair *pair, uint64_t bytes); // both directions carried `bytes`; accelerated states: by shared memory too
+// A byte each way: librlm sees that the connection is used and looks for its other end.
+void pair_touch(struct pair *pair);
+// Accelerated states, after pair_touch(): waits until promotion needs nothing but the next send.
+void pair_wait_bound(struct pair *pair);
+// Closes what is not -1.
+void pair_close(struct pair *pair);
+// Ring states: nothing has left the ring up to here.
+void pair_check_ring(struct pair *pair);
+// Both directions have carried `bytes`: on the ring in ring states, some of them there in the other accelerated ones.
+void pair_check_used(struct pair *pair, uint64_t bytes);
 
-// A peer in a process of its own: it connects, settles with the parent and runs `fn`; its exit status is 0 if no check failed.
+// A peer in a process of its own: it connects, settles with the parent and runs `fn`. It exits with 0 if no check failed.
 struct peer {
 	pid_t pid;
 	int fd; // the parent's end
@@ -89,8 +95,8 @@ void peer_settle(int fd, bool leads); // both ends call it, one leads
 void peer_finish(struct peer *peer); // close the parent's end, wait for the peer, check that all was well
 void child_finish(pid_t pid);
 
-// Checks for calls: the value is right, or it is -1 with that errno. In the test's own thread a failure ends the test, in a
-// child process the process, in another thread the program.
+// Checks for calls: the value is right, or it is -1 with that errno. In the test's own thread a failure ends the test,
+// in a child process the process, in another thread the program.
 #define assert_returns(call, value) check_returns((errno = 0, (long)(call)), (long)(value), #call, __FILE__, __LINE__)
 #define assert_fails(call, error) check_fails((errno = 0, (long)(call)), error, #call, __FILE__, __LINE__)
 #define assert_that(condition) ((condition) ? (void)0 : check_failed(__FILE__, __LINE__, "%s is false", #condition))

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Ways to the socket that no libc call of ours sees, and options that only the kernel's TCP has: the stream stays whole.
+// Ways to the socket that no libc call of ours sees, and options that only the kernel's TCP has: the stream stays
+// whole.
 #include "pair.h"
 
 #include <aio.h>
@@ -395,7 +396,8 @@ static void fast_open(void **state)
 	assert_returns(getsockname(listener, (struct sockaddr *)&address, &size), 0);
 	for (int i = 0; i < 3; i++) {
 		p.a = tcp_socket(p.family);
-		assert_returns(sendto(p.a, "in the handshake", 16, MSG_FASTOPEN, (struct sockaddr *)&address, size), 16);
+		assert_returns(sendto(p.a, "in the handshake", 16, MSG_FASTOPEN, (struct sockaddr *)&address, size),
+			       16);
 		p.b = accept(listener, NULL, NULL);
 		recv_text(p.b, "in the handshake");
 		pair_settle(&p);
@@ -447,6 +449,7 @@ static void deferred_accept(void **state)
 	close(listener);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(stdio_reads_and_writes),
     TEST_SETTLED(stdio_after_calls),
@@ -464,5 +467,6 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(fast_open_connect),
     TEST_FAMILY(deferred_accept),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Megabytes in both directions at once through every pair of call families; every byte is checked. Built a second time with
-// _FORTIFY_SOURCE=2, so lengths are not constant and buffers have a size that the compiler knows.
+// Megabytes in both directions at once through every pair of call families; every byte is checked. Built a second time
+// with _FORTIFY_SOURCE=2, so lengths are not constant and buffers have a size that the compiler knows.
 #include "pair.h"
 
 #include <sys/socket.h>
@@ -393,6 +393,7 @@ static void small_buffers(void **state)
 
 #define BOTH(name) TEST_SETTLED(name), TEST_SETTLED(name##_nonblocking)
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     BOTH(send_recv),
     BOTH(sendto_recvfrom),
@@ -411,5 +412,6 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(two_processes),
     TEST_SETTLED(small_buffers),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

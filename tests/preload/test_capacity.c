@@ -78,6 +78,7 @@ static void nonblocking_takes_as_much(void **state)
 	drain_socket(p->b, 1, 0, queued);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(both_write_first),
     TEST_SETTLED(both_write_first_at_once),
@@ -85,5 +86,6 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(two_processes),
     TEST_SETTLED(nonblocking_takes_as_much),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// close: resets, linger, while others are inside a call, descriptor numbers used again at once, close_range and its kin.
+// close: resets, linger, while others are inside a call, descriptor numbers used again at once, close_range and its
+// kin.
 #include "pair.h"
 
 #include <sys/epoll.h>
@@ -529,6 +530,7 @@ static void numbers_race(void **state)
 	pthread_join(thread, NULL);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(unread_data_resets),
     TEST_SETTLED(unread_data_resets_send_first),
@@ -558,5 +560,6 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(close_all_by_hand),
     TEST_FAMILY(numbers_race),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

@@ -382,6 +382,7 @@ static void many_short(void **state)
 	close(listener);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_FAMILY(nonblocking),
     TEST_FAMILY(nonblocking_by_epoll),
@@ -399,5 +400,6 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(blocked_accept),
     TEST_FAMILY(many_short),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

@@ -329,6 +329,7 @@ static void options_between_sends(void **state)
 	pair_check_ring(p);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(fionread),
     TEST_SETTLED(fionread_counts_up),
@@ -349,5 +350,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(names),
     TEST_SETTLED(options_between_sends),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

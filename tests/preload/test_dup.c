@@ -266,6 +266,7 @@ static void many(void **state)
 	pair_check_ring(p);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(both_work),
     TEST_SETTLED(original_closed),
@@ -280,5 +281,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(bad_numbers),
     TEST_SETTLED(many),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

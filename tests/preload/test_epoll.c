@@ -619,6 +619,7 @@ static void times_out(void **state)
 	pair_check_ring(p);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(level),
     TEST_SETTLED(level_states),
@@ -645,5 +646,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(mixed),
     TEST_SETTLED(times_out),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

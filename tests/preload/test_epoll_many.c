@@ -465,6 +465,7 @@ static void thousands(void **state)
 	close(ep);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(several_instances),
     TEST_SETTLED(several_sleepers),
@@ -482,5 +483,6 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(echo_between_processes),
     TEST_FAMILY(thousands),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

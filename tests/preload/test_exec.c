@@ -79,7 +79,8 @@ static void into_foreign_program(void **state)
 		pair_open(&p, *(int *)*state);
 		pair_settle(&p);
 		send_text(p.a, "question\nrest");
-		run_shell(&p, how, "unset LD_PRELOAD; read line; env -u LD_PRELOAD sh -c \"echo foreign answer to $line\"");
+		run_shell(&p, how,
+			  "unset LD_PRELOAD; read line; env -u LD_PRELOAD sh -c \"echo foreign answer to $line\"");
 		recv_text(p.a, "foreign answer to question\n");
 		recv_text(p.b, "rest");
 		pair_close(&p);
@@ -287,6 +288,7 @@ static void taken_by_pidfd(void **state)
 	close(pidfd);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_FAMILY(socket_as_standard_streams),
     TEST_FAMILY(into_foreign_program),
@@ -299,5 +301,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(passed_and_lost),
     TEST_SETTLED(taken_by_pidfd),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

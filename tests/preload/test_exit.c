@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// How processes with connections begin and end: constructors, exit handlers, every kind of exit, with threads inside calls.
+// How processes with connections begin and end: constructors, exit handlers, every kind of exit, with threads inside
+// calls.
 #include "pair.h"
 
 #include <dlfcn.h>
@@ -259,6 +260,7 @@ static void small_stack(void **state)
 	pair_check_ring(p);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     {"constructor_used_sockets", constructor_used_sockets, NULL, NULL, NULL},
     TEST_FAMILY(exit_handlers_use_sockets),
@@ -269,5 +271,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(libraries_come_and_go),
     TEST_SETTLED(small_stack),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

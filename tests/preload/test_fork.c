@@ -395,6 +395,7 @@ static void new_connections_in_child(void **state)
 	recv_text(p->b, "abc");
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(child_uses),
     TEST_SETTLED(unread_over_fork),
@@ -410,5 +411,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(fork_under_traffic),
     TEST_SETTLED(new_connections_in_child),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

@@ -172,6 +172,7 @@ static void byte_by_byte_reader(void **state)
 	assert_that(!wait_for(p->b, POLLIN, QUIET_MS));
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(fill_and_drain),
     TEST_SETTLED(both_full),
@@ -183,5 +184,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(small_send_buffer),
     TEST_SETTLED(byte_by_byte_reader),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

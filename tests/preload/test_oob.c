@@ -139,6 +139,7 @@ static void large_stream_with_urgent_bytes(void **state)
 	}
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(out_of_line),
     TEST_SETTLED(in_line),
@@ -148,5 +149,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(inline_option_in_stream),
     TEST_SETTLED(large_stream_with_urgent_bytes),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

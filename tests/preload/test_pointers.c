@@ -275,6 +275,7 @@ static void bad_calls(void **state)
 	pair_check_ring(p);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(send_from_nowhere),
     TEST_SETTLED(recv_to_nowhere),
@@ -291,5 +292,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(seek_and_offsets),
     TEST_SETTLED(bad_calls),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

@@ -363,9 +363,9 @@ static void mixed_set(void **state)
 	signals = signalfd(-1, &mask, 0);
 	file = open("/proc/self/exe", O_RDONLY);
 	struct pollfd items[] = {
-	    {.fd = p->b, .events = POLLIN}, {.fd = fds[0], .events = POLLIN},  {.fd = q.b, .events = POLLIN},
-	    {.fd = timer, .events = POLLIN}, {.fd = event, .events = POLLIN},   {.fd = local[0], .events = POLLIN},
-	    {.fd = p->a, .events = POLLIN}, {.fd = signals, .events = POLLIN},
+	    {.fd = p->b, .events = POLLIN},  {.fd = fds[0], .events = POLLIN},	{.fd = q.b, .events = POLLIN},
+	    {.fd = timer, .events = POLLIN}, {.fd = event, .events = POLLIN},	{.fd = local[0], .events = POLLIN},
+	    {.fd = p->a, .events = POLLIN},  {.fd = signals, .events = POLLIN},
 	};
 	int count = sizeof(items) / sizeof(items[0]);
 
@@ -521,6 +521,7 @@ static void between_processes(void **state)
 	peer_finish(&peer);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(states_of_a_connection),
     TEST_SETTLED(own_read_shutdown),
@@ -543,5 +544,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(nothing_lost_in_ping_pong),
     TEST_FAMILY(between_processes),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

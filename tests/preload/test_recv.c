@@ -308,9 +308,11 @@ static void recvfrom_fields(void **state)
 static void sendto_address(void **state)
 {
 	struct pair *p = *state;
-	struct sockaddr_in elsewhere = {.sin_family = AF_INET, .sin_port = htons(9), .sin_addr.s_addr = htonl(0x7f000009)};
+	struct sockaddr_in elsewhere = {
+	    .sin_family = AF_INET, .sin_port = htons(9), .sin_addr.s_addr = htonl(0x7f000009)};
 	struct iovec part = {"def", 3};
-	struct msghdr message = {.msg_name = &elsewhere, .msg_namelen = sizeof(elsewhere), .msg_iov = &part, .msg_iovlen = 1};
+	struct msghdr message = {
+	    .msg_name = &elsewhere, .msg_namelen = sizeof(elsewhere), .msg_iov = &part, .msg_iovlen = 1};
 
 	assert_returns(sendto(p->a, "abc", 3, 0, (struct sockaddr *)&elsewhere, sizeof(elsewhere)), 3);
 	assert_returns(sendmsg(p->a, &message, 0), 3);
@@ -416,6 +418,7 @@ static void mmsg_waits_for_all(void **state)
 	assert_returns(sleeper_join(&sleeper), 4);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(peek_leaves_bytes),
     TEST_SETTLED(peek_blocks),
@@ -440,5 +443,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(mmsg),
     TEST_SETTLED(mmsg_waits_for_all),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

@@ -343,6 +343,7 @@ static void sendfile_elsewhere(void **state)
 	close(out);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(whole_file),
     TEST_SETTLED(from_position),
@@ -357,5 +358,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(copy_file_range_fails),
     TEST_SETTLED(sendfile_elsewhere),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

@@ -277,6 +277,7 @@ static void send_to_closed_keeps_data(void **state)
 	recv_text(p->b, "more");
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(half_close_a),
     TEST_SETTLED(half_close_b),
@@ -294,5 +295,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(data_then_close),
     TEST_SETTLED(send_to_closed_keeps_data),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

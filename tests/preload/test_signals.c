@@ -290,7 +290,8 @@ static void masks(void **state)
 	pair_check_ring(p);
 }
 
-// Readiness beats a signal that is let in by the mask: both orders are possible in the kernel only for a signal that is pending.
+// Readiness beats a signal that is let in by the mask: both orders are possible in the kernel only for a signal that is
+// pending.
 static void ready_and_masked(void **state)
 {
 	struct pair *p = *state;
@@ -466,6 +467,7 @@ static void alarm_clock(void **state)
 	pair_check_ring(p);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(interrupted),
     TEST_SETTLED(restarted),
@@ -483,5 +485,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(cancelled_in_poll),
     TEST_SETTLED(alarm_clock),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

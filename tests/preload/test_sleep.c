@@ -81,8 +81,8 @@ static int sleep_epoll_nested(void *arg)
 }
 
 static int (*const sleeps[])(void *) = {
-    sleep_recv, sleep_read, sleep_waitall, sleep_poll, sleep_select, sleep_epoll, sleep_epoll_edge, sleep_epoll_oneshot,
-    sleep_epoll_nested,
+    sleep_recv,	 sleep_read,	   sleep_waitall,	sleep_poll,	    sleep_select,
+    sleep_epoll, sleep_epoll_edge, sleep_epoll_oneshot, sleep_epoll_nested,
 };
 #define SLEEPS (int)(sizeof(sleeps) / sizeof(sleeps[0]))
 
@@ -256,6 +256,7 @@ static void unread_at_the_cut(void **state)
 	}
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_FAMILY(through_promotion),
     TEST_FAMILY(through_promotion_of_the_other_direction),
@@ -265,5 +266,6 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(sender_through_promotion),
     TEST_FAMILY(unread_at_the_cut),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

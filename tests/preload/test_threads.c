@@ -286,6 +286,7 @@ static void threads_come_and_go(void **state)
 	}
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(many_senders),
     TEST_SETTLED(many_receivers),
@@ -295,5 +296,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(many_sleepers),
     TEST_FAMILY(threads_come_and_go),
 };
+// clang-format on
 
 SUITE_MAIN(tests)

@@ -2,7 +2,7 @@
 // SO_RCVTIMEO, SO_SNDTIMEO, SO_RCVLOWAT. Times are checked from below exactly, from above only coarsely.
 #include "pair.h"
 
-#define WAIT_MS 120
+#define WAIT_MS	 120
 #define SLACK_MS 3000
 
 static void check_took(int64_t start, int ms)
@@ -252,6 +252,7 @@ static void low_water_short(void **state)
 	recv_end(p->b);
 }
 
+// clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(receive_times_out),
     TEST_SETTLED(waitall_times_out),
@@ -266,5 +267,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(low_water_poll),
     TEST_SETTLED(low_water_short),
 };
+// clang-format on
 
 SUITE_MAIN(tests)
