@@ -290,8 +290,7 @@ static void masks(void **state)
 	pair_check_ring(p);
 }
 
-// Readiness beats a signal that is let in by the mask: both orders are possible in the kernel only for a signal that is
-// pending.
+// A mask that lets signals in changes nothing when something is ready and no signal pends.
 static void ready_and_masked(void **state)
 {
 	struct pair *p = *state;
