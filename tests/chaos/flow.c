@@ -107,9 +107,9 @@ static bool peer_gone(struct flow *flow)
 		return true;
 	if (peer->incarnation)
 		return board->incarnation[peer->incarnation].killed;
-	// Killed before it had accepted us, or while we connected.
+	// Killed before it had accepted us, or while we connected; or it accepts no more.
 	return flow->side == CLIENT &&
-	       (flow->record->kills % 2 || board->server_kills[flow->worker->pair] != flow->record->kills);
+	       (board->stop || flow->record->kills % 2 || board->server_kills[flow->worker->pair] != flow->record->kills);
 }
 
 static _Noreturn void flow_fail(struct flow *flow, const char *what, uint64_t position)
