@@ -2,6 +2,7 @@
 #include "session.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,16 +52,28 @@ int session_ask(int session, const json_t *request)
 	return err;
 }
 
+// Answers may have megabytes, in small chunks: doubled, so that they are not copied for each.
+static bool text_grow(char **text, size_t *room)
+{
+	size_t larger = *room ? 2 * *room : 4096;
+	char *grown = realloc(*text, larger);
+
+	if (!grown)
+		return false;
+	*text = grown;
+	*room = larger;
+	return true;
+}
+
 json_t *session_reply(int session)
 {
 	char *text = NULL;
-	size_t length = 0;
+	size_t length = 0, room = 0;
 	struct rlm_msg_text msg;
 	json_t *reply = NULL;
 
 	do {
 		ssize_t size = recv(session, &msg, sizeof(msg), 0);
-		char *longer;
 
 		if (size < 0 && errno == EINTR) {
 			msg.more = 1;
@@ -69,10 +82,8 @@ json_t *session_reply(int session)
 		if (size < (ssize_t)offsetof(struct rlm_msg_text, text) || msg.header.type != RLM_MSG_REPLY ||
 		    msg.length > (size_t)size - offsetof(struct rlm_msg_text, text))
 			goto out;
-		longer = realloc(text, length + msg.length);
-		if (!longer && length + msg.length)
+		if (length + msg.length > room && !text_grow(&text, &room))
 			goto out;
-		text = longer;
 		memcpy(text + length, msg.text, msg.length);
 		length += msg.length;
 	} while (msg.more);
