@@ -35,6 +35,12 @@ bool hook_recv_end(struct hook_call *call, const struct iovec *iov, int iovcnt, 
 	return true;
 }
 
+bool hook_is_kernels(struct rlm_conn *c, int fd)
+{
+	return atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_BARRED &&
+	       stream_to_kernel(c, fd, RLM_WHY_OPTION) == 0 && !atomic_load_explicit(&c->bound, memory_order_seq_cst);
+}
+
 bool hook_vector_is_bad(const struct iovec *iov, uint64_t iovcnt)
 {
 	if (iovcnt > IOV_MAX || (iovcnt && hook_is_bad(iov)))
@@ -119,7 +125,8 @@ int64_t hook_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcn
 	ssize_t n;
 
 	if (__builtin_expect(flags & (MSG_OOB | MSG_ERRQUEUE | HOOK_MSG_SOCK_DEVMEM), 0)) {
-		if (!(flags & MSG_ERRQUEUE) && stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0)
+		// Whoever sends urgent data has gone back to TCP for it: the kernel has it.
+		if (flags & HOOK_MSG_SOCK_DEVMEM && stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0)
 			return -ENOBUFS;
 		n = REAL(recvmsg)(fd, &msg, flags);
 		return n < 0 ? -errno : n;

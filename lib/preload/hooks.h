@@ -81,6 +81,9 @@ int64_t hook_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcn
 bool hook_vector_is_bad(const struct iovec *iov, uint64_t iovcnt);
 bool hook_vector_is_empty(const struct iovec *iov, uint64_t iovcnt);
 
+// Barred, and nothing of it is on the ring any more or ever will be.
+bool hook_is_kernels(struct rlm_conn *c, int fd);
+
 // An address that no process can have mapped. Others are the copying code's affair.
 static inline bool hook_is_bad(const void *p)
 {

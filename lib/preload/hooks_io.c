@@ -147,31 +147,35 @@ RLM_EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int iovcnt, off_t o
 
 // --- asynchronous, by libc's own threads ---
 
-static void to_aio(const struct aiocb *block)
+// false: it cannot be had, with EAGAIN, as when aio has no room for another request.
+static bool to_aio(const struct aiocb *block)
 {
 	struct rlm_conn *c = hook_is_bad(block) ? NULL : fd_conn(block->aio_fildes);
 
-	if (c)
-		stream_to_kernel(c, block->aio_fildes, RLM_WHY_OPTION);
+	if (!c)
+		return true;
+	stream_to_kernel(c, block->aio_fildes, RLM_WHY_OPTION);
+	if (hook_is_kernels(c, block->aio_fildes))
+		return true;
+	errno = EAGAIN;
+	return false;
 }
 
 RLM_EXPORT int aio_read(struct aiocb *block)
 {
-	to_aio(block);
-	return REAL(aio_read)(block);
+	return to_aio(block) ? REAL(aio_read)(block) : -1;
 }
 
 RLM_EXPORT int aio_write(struct aiocb *block)
 {
-	to_aio(block);
-	return REAL(aio_write)(block);
+	return to_aio(block) ? REAL(aio_write)(block) : -1;
 }
 
 RLM_EXPORT int lio_listio(int mode, struct aiocb *const list[restrict], int count, struct sigevent *restrict event)
 {
 	for (int i = 0; i < count; i++)
-		if (list[i])
-			to_aio(list[i]);
+		if (list[i] && !to_aio(list[i]))
+			return -1;
 	return REAL(lio_listio)(mode, list, count, event);
 }
 

@@ -156,9 +156,9 @@ static ssize_t recv_message(struct rlm_conn *c, int fd, struct msghdr *msg, int 
 	struct hook_call call;
 	ssize_t n;
 
-	// Options that bring control messages have barred it, but it may still be bound, as plain as can be.
+	// Options that bring control messages have barred it; bytes left in the ring come first, without any.
 	if (atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_BARRED && has_control(msg) &&
-	    stream_to_kernel(c, fd, RLM_WHY_OPTION) == 0)
+	    hook_is_kernels(c, fd))
 		return REAL(recvmsg)(fd, msg, flags);
 	if (hook_recv_begin(&call, c, fd, flags)) {
 		n = REAL(recvmsg)(fd, msg, flags);
@@ -260,8 +260,6 @@ RLM_EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int fl
 			return (int)rlm_result(-error);
 		return recv_messages(c, fd, messages, count, flags, timeout);
 	}
-	if (c && flags & MSG_OOB && stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0)
-		return (int)rlm_result(-ENOBUFS);
 	n = REAL(recvmmsg)(fd, messages, count, flags, timeout);
 	for (int i = 0; i < n; i++)
 		take_descriptors(&messages[i].msg_hdr);

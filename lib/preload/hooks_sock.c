@@ -245,7 +245,7 @@ RLM_EXPORT int getsockopt(int fd, int level, int name, void *restrict value, soc
 {
 	struct rlm_conn *c = level == IPPROTO_TCP && name == TCP_ZEROCOPY_RECEIVE ? fd_conn(fd) : NULL;
 
-	if (c && stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0)
+	if (c && (stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0 || !hook_is_kernels(c, fd)))
 		return (int)rlm_result(-ENOBUFS);
 	return REAL(getsockopt)(fd, level, name, value, len);
 }
