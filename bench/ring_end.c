@@ -189,7 +189,7 @@ ssize_t ring_end_recv(struct ring_end *e, void *data, size_t n)
 	uint64_t tail = atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed);
 	uint64_t available;
 
-	while ((available = ring_available(&b->rx)) == 0) {
+	while ((available = ring_available(&b->rx, 1)) == 0) {
 		int r;
 
 		if (finished(e))

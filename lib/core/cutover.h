@@ -44,6 +44,8 @@ int64_t rx_take(struct rlm_bound *b, int fd, void *data, uint64_t n, bool peek);
 // rx_lock. Asks the sender to take the round back; nothing is taken from the ring until it has.
 void cutover_rx_ask(struct rlm_bound *b);
 bool cutover_rx_is_plain(const struct rlm_bound *b);
+// The sender has left the ring for now; what is in it is still to be read.
+bool cutover_rx_has_ended(const struct rlm_bound *b);
 // rx_lock. Looks at TCP while on the ring: eats frames, notices the end. true: something changed, ask cutover_rx() again.
 bool cutover_rx_look_at_tcp(struct rlm_bound *b, int fd);
 

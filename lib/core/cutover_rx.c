@@ -79,13 +79,6 @@ static uint32_t peer_round(const struct rlm_bound *b)
 	return atomic_load_explicit(&peer->tx_round, memory_order_acquire); // pairs with begin() and end_at()
 }
 
-static bool round_has_begun(const struct rlm_bound *b)
-{
-	uint32_t r = peer_round(b);
-
-	return r == 2 * b->rx_round - 1 || r == 2 * b->rx_round;
-}
-
 // We asked for a round that was just beginning: the sender makes it void or ends it, both at once.
 static bool round_is_decided(const struct rlm_bound *b)
 {
@@ -98,6 +91,13 @@ static bool round_is_void(const struct rlm_bound *b)
 	       atomic_load_explicit(&b->rx.peer->end, memory_order_relaxed) == RLM_END_VOID;
 }
 
+static bool round_has_begun(const struct rlm_bound *b)
+{
+	uint32_t r = peer_round(b);
+
+	return r == 2 * b->rx_round - 1 || r == 2 * b->rx_round;
+}
+
 static void set_state(struct rlm_bound *b, enum rlm_rx_state state)
 {
 	atomic_store_explicit(&b->rx_state, state, memory_order_relaxed);
@@ -107,6 +107,11 @@ static void set_state(struct rlm_bound *b, enum rlm_rx_state state)
 bool cutover_rx_is_plain(const struct rlm_bound *b)
 {
 	return b->rx_state == RX_PLAIN && !stash_left(b);
+}
+
+bool cutover_rx_has_ended(const struct rlm_bound *b)
+{
+	return b->rx_state != RX_PLAIN && b->rx_state != RX_READY && round_is_decided(b);
 }
 
 void cutover_rx_ask(struct rlm_bound *b)

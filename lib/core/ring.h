@@ -89,12 +89,13 @@ static inline void ring_publish_fenced(const struct rlm_ring *r, uint64_t head)
 }
 
 // Consumer: bytes that can be taken now, RLM_RING_BROKEN when the peer's head is impossible.
-static inline uint64_t ring_available(struct rlm_ring *r)
+// Looks at the peer's cache line only when the cached value does not give `wanted` bytes.
+static inline uint64_t ring_available(struct rlm_ring *r, uint64_t wanted)
 {
 	uint64_t tail = atomic_load_explicit(&r->mine->tail, memory_order_relaxed);
 	uint64_t head;
 
-	if (r->cached != tail)
+	if (r->cached - tail >= wanted)
 		return r->cached - tail;
 	head = atomic_load_explicit(&r->peer->head, memory_order_acquire);
 	if (head - tail > r->size)

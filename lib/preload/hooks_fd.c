@@ -239,6 +239,10 @@ RLM_EXPORT int ioctl(int fd, unsigned long request, ...)
 		nonblock_set(fd, *(const int *)arg);
 	else if (r >= 0 && request == FIONREAD && c)
 		*(int *)arg = stream_unread(c, fd, *(const int *)arg);
+	else if (r >= 0 && request == SIOCOUTQ && c)
+		*(int *)arg = stream_unsent(c, *(const int *)arg);
+	else if (r >= 0 && request == SIOCATMARK && c && *(const int *)arg)
+		*(int *)arg = !stream_unread(c, fd, 0); // not while bytes of the ring come before it
 	return r;
 }
 

@@ -21,12 +21,14 @@ static bool readable(struct rlm_conn *c, struct rlm_bound *b, int fd, uint32_t k
 		case RX_WAY_BROKEN:
 			return true;
 		case RX_WAY_PLAIN:
-			return kernel & READABLE || b->stash_at != b->stash_to;
+		case RX_WAY_LIMIT:
+			if (b->stash_at != b->stash_to)
+				return true;
+			// fall through
 		case RX_WAY_SINGLE:
 		case RX_WAY_BUSY:
-			return kernel & READABLE;
-		case RX_WAY_LIMIT:
-			return kernel & READABLE || b->stash_at != b->stash_to;
+			// What the kernel showed may have been frames, eaten by now. Under the lock nobody eats.
+			return kernel & READABLE && sys_poll_now(fd, READABLE) & READABLE;
 		case RX_WAY_WAIT:
 			if (!(kernel & (READABLE | EPOLLRDHUP | ALWAYS)) || b->rx_state != RX_RING ||
 			    !cutover_rx_look_at_tcp(b, fd))

@@ -102,6 +102,8 @@ void stream_set_nonblock(struct rlm_conn *c, bool nonblock);
 void stream_option_set(struct rlm_conn *c, int fd, int level, int name);
 // FIONREAD: payload bytes that a receive would find. kernel: what the kernel said.
 int stream_unread(struct rlm_conn *c, int fd, int kernel);
+// SIOCOUTQ: bytes sent that have not arrived. kernel: what the kernel said.
+int stream_unsent(struct rlm_conn *c, int kernel);
 
 // --- processes ---
 

@@ -350,7 +350,24 @@ int stream_unread(struct rlm_conn *c, int fd, int kernel)
 	return n > INT_MAX ? INT_MAX : (int)n;
 }
 
-static bool is_plain(struct rlm_conn *c, int fd)
+// Most of the ring stands for the peer's receive buffer, where TCP counts bytes as arrived; the rest for our send buffer.
+int stream_unsent(struct rlm_conn *c, int kernel)
+{
+	struct rlm_bound *b;
+	uint64_t queued = (uint64_t)kernel, fill;
+
+	rlm_lock_take(&c->tx_lock);
+	b = stream_bound(c);
+	if (b && b->tx_state == TX_RING && !b->tx_dead) {
+		fill = ring_head(&b->tx) - atomic_load_explicit(&b->tx.peer->tail, memory_order_acquire);
+		queued = fill <= b->tx.size && fill > b->tx.size / 4 * 3 ? fill - b->tx.size / 4 * 3 : 0;
+	}
+	rlm_lock_drop(&c->tx_lock);
+	return (int)queued;
+}
+
+// leftover: bytes that the peer put into the ring before it left may stay there, for us alone to read.
+static bool is_plain(struct rlm_conn *c, int fd, bool leftover)
 {
 	struct rlm_bound *b;
 	uint64_t available;
@@ -371,7 +388,7 @@ static bool is_plain(struct rlm_conn *c, int fd)
 		cutover_rx_ask(b);
 		if (cutover_rx(c, b, fd, &available) == RX_WAY_KERNEL)
 			plain = plain && available == 0; // TCP has ended and so has the ring
-		else
+		else if (!leftover || !cutover_rx_has_ended(b))
 			plain = plain && cutover_rx_is_plain(b);
 		stream_note_rx(c, b);
 	}
@@ -423,7 +440,7 @@ int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
 	rlm_lock_drop(&c->rx_lock);
 	rlm_lock_drop(&c->tx_lock);
 	for (int i = 0; i < LEAVE_TIMEOUT_MS * 5; i++) {
-		if (is_plain(c, fd)) {
+		if (is_plain(c, fd, why == RLM_WHY_OPTION)) {
 			detach(c);
 			return 0;
 		}

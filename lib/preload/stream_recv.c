@@ -253,7 +253,7 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 	int64_t n;
 
 	if (atomic_load_explicit(&b->rx_fast, memory_order_relaxed)) {
-		available = ring_available(&b->rx);
+		available = ring_available(&b->rx, r->total - r->done);
 		way = available && available != RLM_RING_BROKEN ? RX_WAY_RING : cutover_rx(c, b, r->fd, &available);
 	} else {
 		way = cutover_rx(c, b, r->fd, &available);
