@@ -1,0 +1,985 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The cut-over between TCP and ring, driven by hand. end[0] sends and end[1] receives. In the first tests both are
+// honest; later end[0] is a puppet: the test writes its shared memory and its TCP itself.
+#include "unit.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "ends.h"
+#include "sys.h"
+
+enum { RING = 4096, ROUNDS = UNIT_SANITIZED ? 100 : 400 };
+
+static struct pair p;
+#define S    (&p.end[0])
+#define R    (&p.end[1])
+#define SLOT (p.region[0].slot)
+
+static int setup(void **state)
+{
+	pair_open(&p, RING);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	pair_close(&p);
+	return 0;
+}
+
+static void restart(void)
+{
+	pair_close(&p);
+	pair_open(&p, RING);
+}
+
+// --- honest ends ---
+
+static void send_exactly(uint64_t n)
+{
+	assert_int_equal(end_send_pattern(S, 0, n), n);
+}
+
+static void receive_exactly(uint64_t n)
+{
+	for (uint64_t start = now_ms(), got = 0; got < n;) {
+		int64_t r = end_recv_pattern(R, 0, n - got, false);
+
+		assert_true(r > 0 || r == -EAGAIN);
+		assert_true(now_ms() - start < 5000);
+		got += r > 0 ? (uint64_t)r : 0;
+	}
+}
+
+static void receive_nothing(void)
+{
+	assert_int_equal(end_recv_pattern(R, 0, 100, false), -EAGAIN);
+}
+
+static void receive_end(void)
+{
+	assert_int_equal(end_recv_pattern(R, 0, 100, false), 0);
+	assert_int_equal(R->received, S->sent);
+}
+
+static void offer(void)
+{
+	R->b.rx_stop = 0;
+	receive_nothing();
+	assert_int_equal(R->b.rx_state, RX_READY);
+}
+
+static void promote(void)
+{
+	offer();
+	send_exactly(1);
+	assert_int_equal(S->b.tx_state, TX_RING);
+	receive_exactly(1);
+	assert_int_equal(R->b.rx_state, RX_RING);
+}
+
+static void test_promote(void **state)
+{
+	assert_true(cutover_tx_is_plain(&S->b) && cutover_rx_is_plain(&R->b));
+	send_exactly(10);
+	assert_int_equal(S->b.tx_state, TX_PLAIN);
+	receive_exactly(10);
+	assert_int_equal(R->b.rx_state, RX_READY);
+	send_exactly(100);
+	assert_int_equal(S->b.tx_state, TX_RING);
+	assert_int_equal(SLOT->tx_round, 1);
+	assert_int_equal(SLOT->cut, 10);
+	assert_int_equal(SLOT->head, 100);
+	assert_int_equal(tcp_written(S->fd), 11);
+	assert_true(S->b.tx_fast);
+	assert_int_equal(end_recv_pattern(R, 0, 1000, true), 100);
+	receive_exactly(100);
+	assert_true(R->b.rx_fast);
+	receive_nothing();
+	assert_false(cutover_tx_is_plain(&S->b) || cutover_rx_is_plain(&R->b));
+}
+
+// The cut lies behind bytes that the receiver has not read: it reads exactly these, however little it asks for.
+static void test_promote_with_bytes_on_tcp(void **state)
+{
+	for (uint64_t step = 1; step < 40; step += 3) {
+		offer();
+		S->b.tx_stop = 1;
+		send_exactly(500);
+		S->b.tx_stop = 0;
+		send_exactly(300);
+		assert_int_equal(S->b.tx_state, TX_RING);
+		while (R->received < S->sent) {
+			assert_true(end_recv_pattern(R, 0, 1 + step / 2, true) > 0);
+			receive_exactly(step < S->sent - R->received ? step : S->sent - R->received);
+		}
+		receive_nothing();
+		restart();
+	}
+}
+
+static void test_full_ring(void **state)
+{
+	promote();
+	assert_int_equal(end_send_pattern(S, 0, RING + 500), RING);
+	assert_int_equal(end_send_pattern(S, 0, 1), -EAGAIN);
+	receive_exactly(100);
+	assert_int_equal(end_send_pattern(S, 0, 1000), 100);
+	receive_exactly(RING);
+	for (int i = 0; i < 100; i++) {
+		send_exactly(333);
+		receive_exactly(333);
+	}
+}
+
+static void end_by_sender(void)
+{
+	S->b.tx_stop = 1;
+	send_exactly(50);
+	S->b.tx_stop = 0;
+	assert_true(cutover_tx_is_plain(&S->b));
+}
+
+static void test_sender_ends(void **state)
+{
+	for (uint32_t round = 1; round <= 20; round++) {
+		promote();
+		assert_int_equal(SLOT->tx_round, 2 * round - 1);
+		send_exactly(700);
+		receive_exactly(200);
+		end_by_sender();
+		assert_int_equal(SLOT->tx_round, 2 * round);
+		assert_int_equal(SLOT->end, SLOT->head);
+		receive_exactly(500);
+		R->b.rx_stop = 1;
+		receive_exactly(50);
+		assert_true(cutover_rx_is_plain(&R->b));
+		assert_int_equal(tcp_written(S->fd), 60 * round); // CUT, END, 50 bytes
+	}
+}
+
+// The round is over before the receiver looks for the first time.
+static void test_missed_round(void **state)
+{
+	for (int i = 0; i < 20; i++) {
+		offer();
+		send_exactly(700);
+		end_by_sender();
+		receive_exactly(750);
+	}
+	offer();
+	send_exactly(1);
+	cutover_tx_end(&S->b);
+	assert_true(cutover_tx_owes(&S->b));
+	send_exactly(7);
+	receive_exactly(8);
+}
+
+static void test_receiver_asks(void **state)
+{
+	for (uint64_t i = 0; i < 30; i++) {
+		promote();
+		send_exactly(3000);
+		receive_exactly(1000 - i);
+		cutover_rx_ask(&R->b);
+		receive_nothing(); // tail stands still
+		assert_int_equal(R->b.rx.mine->tail, SLOT->head - 2000 - i);
+		send_exactly(40);
+		assert_int_equal(S->b.tx_state, TX_PLAIN);
+		assert_int_equal(SLOT->end, R->b.rx.mine->tail);
+		receive_exactly(2040 + i);
+		assert_true(cutover_rx_is_plain(&R->b));
+		receive_nothing();
+		send_exactly(5);
+		assert_int_equal(S->b.tx_state, TX_PLAIN);
+		receive_exactly(5);
+	}
+}
+
+static void test_receiver_asks_with_nothing_left(void **state)
+{
+	promote();
+	cutover_rx_ask(&R->b);
+	cutover_rx_ask(&R->b);
+	receive_nothing();
+	send_exactly(40);
+	receive_exactly(40);
+	assert_true(cutover_rx_is_plain(&R->b));
+}
+
+// More is sent again than TCP takes at once: it stays in front of what is newer.
+static void test_receiver_asks_through_full_tcp(void **state)
+{
+	pair_close(&p);
+	pair_open(&p, 64 * RING);
+	tcp_set_buffers(S->fd, 4000);
+	tcp_set_buffers(R->fd, 4000);
+	promote();
+	send_exactly(60 * RING);
+	receive_exactly(RING);
+	cutover_rx_ask(&R->b);
+	assert_int_equal(end_send_pattern(S, 0, 10), -EAGAIN);
+	assert_true(cutover_tx_owes(&S->b));
+	assert_false(cutover_tx_is_plain(&S->b));
+	while (R->received < S->sent) {
+		int64_t r = end_recv_pattern(R, 0, 5000, false);
+
+		assert_true(r > 0 || r == -EAGAIN);
+		if (cutover_tx_owes(&S->b))
+			end_send_pattern(S, 0, 10);
+	}
+	send_exactly(10);
+	receive_exactly(10);
+	assert_true(cutover_rx_is_plain(&R->b) && cutover_tx_is_plain(&S->b));
+}
+
+static void test_withdrawn_offer(void **state)
+{
+	offer();
+	cutover_rx_ask(&R->b);
+	assert_true(cutover_rx_is_plain(&R->b));
+	send_exactly(10);
+	assert_int_equal(S->b.tx_state, TX_PLAIN);
+	assert_int_equal(SLOT->tx_round, 0);
+	receive_exactly(10);
+	promote();
+	assert_int_equal(SLOT->tx_round, 3); // the first one never was
+	send_exactly(10);
+	receive_exactly(10);
+}
+
+static void test_no_promotion(void **state)
+{
+	send_exactly(5);
+	receive_exactly(5);
+	p.region[1].slot->epoch = EPOCH + 1;
+	send_exactly(5);
+	assert_int_equal(S->b.tx_state, TX_PLAIN);
+	p.region[1].slot->epoch = EPOCH;
+	S->conn.tx_inflight = 1; // somebody is inside a kernel send
+	send_exactly(5);
+	assert_int_equal(S->b.tx_state, TX_PLAIN);
+	S->conn.tx_inflight = 0;
+	send_exactly(5);
+	assert_int_equal(S->b.tx_state, TX_RING);
+	receive_exactly(15);
+	restart();
+	R->conn.rx_inflight = 2; // several may be inside a receive
+	send_exactly(5);
+	receive_exactly(5);
+	assert_int_equal(R->b.rx_state, RX_PLAIN);
+	R->conn.rx_inflight = 0;
+}
+
+static void test_busy(void **state)
+{
+	uint64_t available;
+
+	offer();
+	R->conn.rx_inflight = 1;
+	assert_int_equal(cutover_rx(&R->conn, &R->b, R->fd, &available), RX_WAY_BUSY);
+	send_exactly(9);
+	assert_int_equal(cutover_rx(&R->conn, &R->b, R->fd, &available), RX_WAY_BUSY);
+	R->conn.rx_inflight = 0;
+	receive_exactly(9);
+}
+
+static void expect_pattern(const uint8_t *data, uint64_t n, uint64_t at)
+{
+	for (uint64_t i = 0; i < n; i++)
+		assert_int_equal(data[i], pattern(0, at + i));
+}
+
+// A thread is inside the kernel's receive while the whole round passes: it comes back with payload, CUT, END and
+// payload in one.
+static void overshoot(uint64_t before, uint64_t ring, uint64_t after, uint64_t first, uint64_t second)
+{
+	uint8_t *a = malloc(first + 1), *b = malloc(second + 1), *c = malloc(4096), joined[4096];
+	struct iovec iov[4] = {{a, first}, {b, second}, {c, 0}, {c, 4096}};
+	struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 4};
+	int64_t n;
+
+	S->b.tx_stop = 1;
+	if (before)
+		send_exactly(before);
+	R->b.rx_stop = 0;
+	(void)cutover_rx(&R->conn, &R->b, R->fd, &(uint64_t){0});
+	assert_int_equal(R->b.rx_state, RX_READY);
+	R->conn.rx_inflight = 1;
+	S->b.tx_stop = 0;
+	send_exactly(ring);
+	S->b.tx_stop = 1;
+	if (after)
+		send_exactly(after);
+	else
+		assert_int_equal(cutover_tx(&S->conn, &S->b, S->fd, false), TX_WAY_PLAIN);
+	n = recvmsg(R->fd, &msg, MSG_DONTWAIT | MSG_PEEK);
+	assert_int_equal(n, before + 10 + after);
+	assert_int_equal(cutover_rx_returned(&R->b, R->fd, iov, 4, n, true), before);
+	assert_int_equal(R->b.rx_state, RX_READY);
+	n = recvmsg(R->fd, &msg, MSG_DONTWAIT);
+	assert_int_equal(n, before + 10 + after);
+	assert_int_equal(cutover_rx_returned(&R->b, R->fd, iov, 4, n, false), before);
+	R->conn.rx_inflight = 0;
+	memcpy(joined, a, first);
+	memcpy(joined + first, b, second);
+	memcpy(joined + first + second, c, 4096 - first - second);
+	expect_pattern(joined, before, R->received);
+	R->received += before;
+	receive_exactly(ring + after);
+	receive_nothing();
+	assert_null(R->b.stash);
+	free(a);
+	free(b);
+	free(c);
+}
+
+static void test_overshoot(void **state)
+{
+	for (uint64_t first = 0; first < 40; first++) {
+		for (uint64_t second = 0; second < 16; second += 5)
+			overshoot(20, 30, 25, first, second);
+		overshoot(0, 30, 25, first, 1);
+		overshoot(20, 30, 0, first, 2);
+		overshoot(0, 1, 0, first, 3);
+	}
+}
+
+// --- the end of the stream ---
+
+static void finish_sender(void)
+{
+	shutdown(S->fd, SHUT_WR);
+	S->b.tx_dead = 1;
+}
+
+static void test_end_while_plain(void **state)
+{
+	send_exactly(10);
+	finish_sender();
+	receive_exactly(10);
+	receive_end();
+}
+
+static void test_end_while_on_ring(void **state)
+{
+	promote();
+	send_exactly(1000);
+	finish_sender();
+	receive_exactly(1000);
+	receive_end();
+	receive_end();
+}
+
+static void test_end_before_first_look(void **state)
+{
+	offer();
+	send_exactly(1000);
+	finish_sender();
+	receive_exactly(1000);
+	receive_end();
+}
+
+static void test_end_while_asked(void **state)
+{
+	promote();
+	send_exactly(1000);
+	receive_exactly(300);
+	cutover_rx_ask(&R->b);
+	receive_nothing();
+	finish_sender(); // without having seen that it was asked
+	receive_exactly(700);
+	receive_end();
+}
+
+static void test_end_after_frames(void **state)
+{
+	promote();
+	send_exactly(1000);
+	end_by_sender();
+	finish_sender();
+	receive_exactly(1050);
+	receive_end();
+}
+
+// --- the sender is a puppet ---
+
+static void puppet_tcp(const void *data, uint64_t n)
+{
+	must(sys_send(S->fd, data, n, MSG_NOSIGNAL) == (long)n);
+}
+
+static void puppet_tcp_payload(uint64_t n)
+{
+	uint8_t data[4096];
+
+	for (uint64_t i = 0; i < n; i++)
+		data[i] = pattern(0, S->sent + i);
+	S->sent += n;
+	puppet_tcp(data, n);
+}
+
+static void puppet_ring(uint64_t n)
+{
+	for (uint64_t i = 0; i < n; i++)
+		p.region[0].ring[(SLOT->head + i) % RING] = pattern(0, S->sent + i);
+	S->sent += n;
+	SLOT->head += n;
+}
+
+static void puppet_begin(uint32_t round, uint64_t cut)
+{
+	SLOT->cut = cut;
+	SLOT->tx_round = 2 * round - 1;
+}
+
+static void puppet_end(uint32_t round, uint64_t end)
+{
+	SLOT->end = end;
+	SLOT->tx_round = 2 * round;
+}
+
+static void puppet_frames(char cut, char end, uint64_t position)
+{
+	uint8_t frames[10] = {(uint8_t)cut, (uint8_t)end};
+
+	for (int i = 0; i < 8; i++)
+		frames[2 + i] = (uint8_t)(position >> 8 * i);
+	puppet_tcp(frames, sizeof(frames));
+}
+
+static void expect_broken(void)
+{
+	uint8_t data[RING];
+	int64_t r = 1;
+
+	for (int i = 0; i < 10 && (r > 0 || r == -EAGAIN); i++)
+		r = end_recv(R, data, sizeof(data), false);
+	assert_int_equal(r, -ECONNRESET);
+}
+
+// R is on the ring, in round 1, which began at TCP byte 20 with 100 bytes in the ring.
+static void puppet_promote(void)
+{
+	puppet_tcp_payload(20);
+	receive_exactly(20);
+	puppet_begin(1, 20);
+	puppet_ring(100);
+	receive_exactly(60);
+	assert_int_equal(R->b.rx_state, RX_RING);
+}
+
+static void test_frames_in_pieces(void **state)
+{
+	uint8_t frames[10] = {'C', 'E', 100};
+
+	puppet_promote();
+	for (int i = 0; i < 10; i++) {
+		receive_exactly(4);
+		puppet_tcp(frames + i, 1);
+		if (i == 3)
+			puppet_end(1, 100);
+		if (i < 9)
+			assert_int_equal(R->b.rx_state, RX_RING);
+		cutover_rx_look_at_tcp(&R->b, R->fd);
+		assert_int_equal(R->b.frame_got, i + 1);
+	}
+	receive_nothing();
+	puppet_tcp_payload(30);
+	receive_exactly(30);
+	restart();
+	puppet_promote();
+	puppet_end(1, 100);
+	receive_exactly(40);
+	for (int i = 0; i < 10; i++) {
+		receive_nothing();
+		assert_int_equal(R->b.rx_state, RX_FRAMES);
+		puppet_tcp(frames + i, 1);
+	}
+	receive_nothing();
+	puppet_tcp_payload(30);
+	receive_exactly(30);
+}
+
+// The receiver asked just when the round began: it waits for the sender's decision, and the round may be void.
+static void test_void_round(void **state)
+{
+	uint64_t available;
+
+	for (uint32_t round = 1; round < 20; round++) {
+		offer();
+		puppet_begin(round, (uint64_t)tcp_taken(R->fd));
+		cutover_rx_ask(&R->b);
+		assert_int_equal(R->b.rx_state, RX_READY);
+		assert_int_equal(cutover_rx(&R->conn, &R->b, R->fd, &available), RX_WAY_WAIT);
+		puppet_end(round, RLM_END_VOID);
+		if (round % 2)
+			puppet_tcp_payload(30);
+		else
+			receive_nothing();
+		if (round % 2)
+			receive_exactly(30);
+		assert_true(cutover_rx_is_plain(&R->b));
+	}
+}
+
+static void test_void_round_under_a_receive(void **state)
+{
+	uint8_t data[100];
+	struct iovec iov = {data, sizeof(data)};
+
+	offer();
+	R->conn.rx_inflight = 1;
+	puppet_begin(1, 0);
+	cutover_rx_ask(&R->b);
+	puppet_end(1, RLM_END_VOID);
+	puppet_tcp_payload(30);
+	assert_int_equal(sys_recv(R->fd, data, 100, 0), 30);
+	assert_int_equal(cutover_rx_returned(&R->b, R->fd, &iov, 1, 30, false), 30);
+	R->conn.rx_inflight = 0;
+	R->received += 30;
+	expect_pattern(data, 30, 0);
+	puppet_tcp_payload(30);
+	receive_exactly(30);
+	assert_true(cutover_rx_is_plain(&R->b));
+}
+
+// The sender filled the ring and was gone before TCP took its CUT. Somebody sat in the kernel's receive.
+static void test_end_without_any_frame(void **state)
+{
+	offer();
+	puppet_begin(1, 0);
+	puppet_ring(100);
+	R->conn.rx_inflight = 1;
+	finish_sender();
+	assert_true(cutover_rx_ended(&R->b));
+	R->conn.rx_inflight = 0;
+	receive_exactly(100);
+	receive_end();
+	restart();
+	offer();
+	assert_false(cutover_rx_ended(&R->b));
+	puppet_begin(1, 0);
+	puppet_end(1, RLM_END_VOID);
+	assert_false(cutover_rx_ended(&R->b));
+}
+
+static void test_end_in_the_middle_of_frames(void **state)
+{
+	for (uint64_t n = 0; n < 10; n++) {
+		const uint8_t frames[10] = {'C', 'E', 100};
+
+		puppet_promote();
+		puppet_end(1, 100);
+		if (n)
+			puppet_tcp(frames, n);
+		finish_sender();
+		receive_exactly(40);
+		receive_end();
+		restart();
+	}
+}
+
+static void test_end_before_the_cut(void **state)
+{
+	offer();
+	puppet_tcp_payload(30);
+	puppet_begin(1, 50);
+	receive_exactly(30);
+	assert_int_equal(R->b.rx_state, RX_DRAIN);
+	finish_sender();
+	receive_end();
+}
+
+// --- nonsense ---
+
+static void test_impossible_cut(void **state)
+{
+	const uint64_t cuts[] = {0, 19, 20 + (1ull << 41), 1ull << 63, (1ull << 63) - 1, UINT64_MAX, UINT64_MAX - 19};
+
+	for (unsigned i = 0; i < sizeof(cuts) / sizeof(*cuts); i++) {
+		puppet_tcp_payload(20);
+		receive_exactly(20);
+		puppet_ring(50);
+		puppet_begin(1, cuts[i]);
+		puppet_tcp("C", 1);
+		expect_broken();
+		restart();
+	}
+}
+
+static void test_impossible_cut_under_a_receive(void **state)
+{
+	uint8_t data[100];
+	struct iovec iov = {data, sizeof(data)};
+
+	for (int peek = 0; peek < 2; peek++) {
+		puppet_tcp_payload(20);
+		receive_exactly(20);
+		puppet_begin(1, 10);
+		puppet_tcp("CCCCC", 5);
+		assert_int_equal(sys_recv(R->fd, data, 100, peek ? MSG_PEEK : 0), 5);
+		assert_int_equal(cutover_rx_returned(&R->b, R->fd, &iov, 1, 5, peek), -ECONNRESET);
+		restart();
+	}
+}
+
+static void test_impossible_ring(void **state)
+{
+	const uint64_t heads[] = {0, 59, 99, 60 + RING + 1, 1ull << 63, UINT64_MAX};
+	const uint64_t ends[] = {0, 59, 101, UINT64_MAX - 1, RLM_END_VOID, 1ull << 63};
+	const uint32_t rounds[] = {0, 3, 4, 5, UINT32_MAX};
+
+	for (unsigned i = 0; i < sizeof(heads) / sizeof(*heads); i++) {
+		puppet_promote();
+		SLOT->head = heads[i];
+		expect_broken();
+		restart();
+	}
+	for (unsigned i = 0; i < sizeof(ends) / sizeof(*ends); i++) {
+		puppet_promote();
+		puppet_end(1, ends[i]);
+		expect_broken();
+		restart();
+	}
+	for (unsigned i = 0; i < sizeof(rounds) / sizeof(*rounds); i++) {
+		puppet_promote();
+		SLOT->tx_round = rounds[i];
+		expect_broken();
+		restart();
+	}
+	puppet_promote();
+	SLOT->epoch++;
+	expect_broken();
+}
+
+static void wrong_frames(char cut, char end, uint64_t position)
+{
+	for (int late = 0; late < 2; late++) {
+		puppet_promote();
+		if (!late)
+			puppet_end(1, 100);
+		puppet_frames(cut, end, position);
+		if (late) {
+			receive_exactly(40);
+			cutover_rx_look_at_tcp(&R->b, R->fd);
+			puppet_end(1, 100);
+		}
+		expect_broken();
+		restart();
+	}
+}
+
+static void test_wrong_frames(void **state)
+{
+	wrong_frames('X', 'E', 100);
+	wrong_frames('E', 'E', 100);
+	wrong_frames('C', 'C', 100);
+	wrong_frames('C', 0, 100);
+	wrong_frames('C', 'E', 99);
+	wrong_frames('C', 'E', 100 + (1ull << 56));
+	wrong_frames('C', 'E', RLM_END_VOID);
+}
+
+// All of END, and more, on TCP, but the round goes on.
+static void test_frames_without_an_end(void **state)
+{
+	puppet_promote();
+	puppet_frames('C', 'E', 100);
+	puppet_tcp("more", 4);
+	receive_exactly(40);
+	expect_broken();
+}
+
+static void test_impossible_receiver(void **state)
+{
+	const uint64_t tails[] = {UINT64_MAX, 4000, 1ull << 63};
+	const uint32_t ready[] = {UINT32_MAX, UINT32_MAX / 2 + 1};
+	struct rlm_slot_shared *peer = p.region[1].slot;
+
+	for (int i = 0; i < 2; i++) {
+		peer->rx_ready = ready[i];
+		send_exactly(10);
+		assert_int_equal(S->b.tx_state, TX_PLAIN);
+	}
+	for (int i = 0; i < 3; i++) {
+		restart();
+		peer = p.region[1].slot;
+		promote();
+		send_exactly(3000);
+		peer->tail = tails[i];
+		assert_int_equal(end_send_pattern(S, 0, RING), -ECONNRESET);
+		// Asked for what it cannot have: nothing is sent again.
+		peer->rx_ask = 1;
+		assert_int_equal(end_send_pattern(S, 0, 10), 10);
+		assert_int_equal(S->b.tx_state, TX_PLAIN);
+		assert_int_equal(SLOT->end, SLOT->head);
+		assert_int_equal(tcp_written(S->fd), 20);
+		// Nor is anything overwritten that lies behind.
+		peer->tail = 0;
+		peer->rx_ready = 2;
+		assert_int_equal(end_send_pattern(S, 0, 10), 10);
+		assert_int_equal(S->b.tx_state, TX_RING);
+	}
+}
+
+static uint64_t some_value(uint64_t *random, uint64_t near)
+{
+	switch (random_below(random, 6)) {
+	case 0:
+		return random_next(random);
+	case 1:
+		return 1ull << random_below(random, 64);
+	case 2:
+		return 0 - random_below(random, 3);
+	default:
+		return near + random_below(random, 9) - 4;
+	}
+}
+
+static void scribble(struct rlm_slot_shared *slot, uint64_t *random)
+{
+	struct rlm_slot_shared *mine = p.region[1].slot;
+	uint64_t what = random_below(random, 24);
+
+	if (what < 6)
+		slot->tx_round = (uint32_t)some_value(random, 2 * R->b.rx_round);
+	else if (what < 9)
+		slot->cut = some_value(random, (uint64_t)tcp_taken(R->fd)) & INT64_MAX; // beyond: test_impossible_cut()
+	else if (what < 12)
+		slot->end = some_value(random, mine->tail);
+	else if (what < 16)
+		slot->head = mine->tail + random_below(random, RING + 3);
+	else if (what == 16)
+		slot->head = some_value(random, mine->tail);
+	else if (what == 17)
+		slot->tail = some_value(random, R->b.tx.mine->head);
+	else if (what < 20)
+		slot->rx_ready = (uint32_t)some_value(random, R->b.tx_round + 1);
+	else if (what < 22)
+		slot->rx_ask = (uint32_t)some_value(random, R->b.tx_round);
+	else if (what == 22)
+		slot->waiting = (uint32_t)random_next(random);
+	else if (random_below(random, 4) == 0)
+		slot->epoch = EPOCH + (uint32_t)random_below(random, 2);
+}
+
+static void puppet_tcp_nonsense(uint64_t *random)
+{
+	uint8_t frames[12] = {'C', 'E'};
+	uint64_t at = p.region[1].slot->tail, from = random_below(random, 3);
+
+	memcpy(frames + 2, &at, 8);
+	sys_send(S->fd, frames + from, 1 + random_below(random, 11 - from), MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+// Whatever the peer writes and sends: no access outside, no call that does not come back. Guard pages and sanitizers
+// see to it.
+static void test_scribbling_peer(void **state)
+{
+	uint64_t deadline = now_ms() + 2500;
+	uint8_t data[RING + 100];
+
+	for (uint64_t seed = 1; now_ms() < deadline; seed++) {
+		uint64_t random = seed;
+
+		for (int step = 0; step < 60; step++) {
+			scribble(SLOT, &random);
+			if (random_below(&random, 3) == 0)
+				puppet_tcp_nonsense(&random);
+			switch (random_below(&random, 12)) {
+			case 0:
+				cutover_rx_ask(&R->b);
+				break;
+			case 1:
+				R->b.rx_stop = 0;
+				break;
+			case 2:
+				cutover_tx_end(&R->b);
+				break;
+			case 3:
+				R->b.tx_stop ^= 1;
+				break;
+			case 4:
+				if (random_below(&random, 20) == 0)
+					shutdown(S->fd, SHUT_WR);
+				break;
+			case 5:
+			case 6:
+				end_send(R, data, random_below(&random, sizeof(data)));
+				break;
+			default:
+				end_recv(R, data, 1 + random_below(&random, sizeof(data)),
+					 random_below(&random, 4) == 0);
+			}
+		}
+		restart();
+	}
+}
+
+// --- at random ---
+
+struct mind {
+	uint64_t random;
+	unsigned ends, asks; // one in so many steps, 0: never
+	bool ending;	     // ask only for rounds that are on the ring
+};
+
+static void sender_step(struct end *e, unsigned seed, struct mind *m)
+{
+	if (m->ends && random_below(&m->random, m->ends) == 0)
+		e->b.tx_stop ^= 1;
+	if (m->ends && random_below(&m->random, 2 * m->ends) == 0)
+		cutover_tx_end(&e->b);
+	end_send_pattern(e, seed, 1 + random_below(&m->random, random_below(&m->random, 4) ? 60 : 3 * RING));
+}
+
+static int64_t receiver_step(struct end *e, unsigned seed, struct mind *m)
+{
+	uint64_t n = 1 + random_below(&m->random, random_below(&m->random, 4) ? 100 : 3 * RING);
+	int64_t r;
+
+	if (m->asks && random_below(&m->random, m->asks) == 0 && !(m->ending && e->b.rx_state == RX_READY))
+		cutover_rx_ask(&e->b);
+	if (cutover_rx_is_plain(&e->b) && random_below(&m->random, 4) == 0)
+		e->b.rx_stop = 0;
+	r = end_recv_pattern(e, seed, n, random_below(&m->random, 8) == 0);
+	must(r >= 0 || r == -EAGAIN);
+	return r;
+}
+
+static bool pay_debts(struct end *e)
+{
+	e->b.tx_stop = 0;
+	return cutover_tx(&e->conn, &e->b, e->fd, false) != TX_WAY_BLOCKED;
+}
+
+// Both ends and both directions, interleaved at random, until both streams end.
+static void random_stream(uint64_t seed)
+{
+	struct mind m = {.random = seed, .ends = 20, .asks = 30};
+	bool paid[2] = {false, false};
+
+	if (seed % 100 == 0) // slow: the window opens by probes
+		for (int i = 0; i < 2; i++)
+			tcp_set_buffers(p.end[i].fd, 5000);
+	for (int step = 0; step < 300; step++) {
+		struct end *e = &p.end[random_below(&m.random, 2)];
+
+		if (random_below(&m.random, 2))
+			sender_step(e, e == R, &m);
+		else
+			receiver_step(e, e == S, &m);
+	}
+	m.asks = seed % 2 ? 0 : 30;
+	m.ending = true;
+	for (uint64_t start = now_ms(); !S->eof || !R->eof;) {
+		for (unsigned i = 0; i < 2; i++) {
+			if (!paid[i] && pay_debts(&p.end[i])) {
+				paid[i] = true;
+				shutdown(p.end[i].fd, SHUT_WR);
+				p.end[i].b.tx_dead = 1;
+			}
+			if (!p.end[!i].eof)
+				receiver_step(&p.end[!i], i, &m);
+		}
+		must(now_ms() - start < 10000);
+	}
+	assert_int_equal(S->received, R->sent);
+	assert_int_equal(R->received, S->sent);
+}
+
+static void test_random_streams(void **state)
+{
+	for (uint64_t seed = 1; seed <= ROUNDS; seed++) {
+		random_stream(seed);
+		restart();
+	}
+}
+
+static _Atomic int stop_sending;
+
+static void *send_until_stopped(void *arg)
+{
+	struct mind m = {.random = 5, .ends = *(unsigned *)arg};
+
+	while (!atomic_load(&stop_sending))
+		sender_step(S, 0, &m);
+	while (!pay_debts(S))
+		sched_yield();
+	finish_sender();
+	return NULL;
+}
+
+// Sender and receiver at the same time. TSan sees no race here in any case: each end has its own mapping of the memory
+// they share.
+static void concurrently(unsigned ends)
+{
+	struct mind m = {.random = 6};
+	uint64_t deadline = now_ms() + 800;
+	pthread_t thread;
+
+	atomic_store(&stop_sending, 0);
+	assert_int_equal(pthread_create(&thread, NULL, send_until_stopped, &ends), 0);
+	while (!R->eof) {
+		if (receiver_step(R, 0, &m) == -EAGAIN)
+			sched_yield();
+		if (now_ms() > deadline)
+			atomic_store(&stop_sending, 1);
+	}
+	pthread_join(thread, NULL);
+	assert_int_equal(R->received, S->sent);
+	restart();
+}
+
+static void test_concurrently(void **state)
+{
+	concurrently(0);
+	concurrently(10);
+	concurrently(1000);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+	    TEST(test_promote),
+	    TEST(test_promote_with_bytes_on_tcp),
+	    TEST(test_full_ring),
+	    TEST(test_sender_ends),
+	    TEST(test_missed_round),
+	    TEST(test_receiver_asks),
+	    TEST(test_receiver_asks_with_nothing_left),
+	    TEST(test_receiver_asks_through_full_tcp),
+	    TEST(test_withdrawn_offer),
+	    TEST(test_no_promotion),
+	    TEST(test_busy),
+	    TEST(test_overshoot),
+	    TEST(test_end_while_plain),
+	    TEST(test_end_while_on_ring),
+	    TEST(test_end_before_first_look),
+	    TEST(test_end_while_asked),
+	    TEST(test_end_after_frames),
+	    TEST(test_frames_in_pieces),
+	    TEST(test_void_round),
+	    TEST(test_void_round_under_a_receive),
+	    TEST(test_end_without_any_frame),
+	    TEST(test_end_in_the_middle_of_frames),
+	    TEST(test_end_before_the_cut),
+	    TEST(test_impossible_cut),
+	    TEST(test_impossible_cut_under_a_receive),
+	    TEST(test_impossible_ring),
+	    TEST(test_wrong_frames),
+	    TEST(test_frames_without_an_end),
+	    TEST(test_impossible_receiver),
+	    TEST(test_scribbling_peer),
+	    TEST(test_random_streams),
+	    TEST(test_concurrently),
+	};
+
+	watchdog(55);
+	return cmocka_run_group_tests_name("cutover", tests, NULL, NULL);
+}
