@@ -54,7 +54,8 @@ static struct ring_end *end_new(uint32_t ring_size, int alive, int memfd, unsign
 	e->bound.doorbell_peer = -1;
 	e->bound.tx = (struct rlm_ring){region_slot(mine), region_slot(peer), mine + rlm_data_offset(1), ring_size, 0};
 	e->bound.rx = (struct rlm_ring){region_slot(mine), region_slot(peer), peer + rlm_data_offset(1), ring_size, 0};
-	e->bound.rx_spin = e->bound.tx_spin = RLM_SPIN_START;
+	wake_spin_init(&e->bound.rx_spin);
+	wake_spin_init(&e->bound.tx_spin);
 	wake_init((unsigned)sysconf(_SC_NPROCESSORS_ONLN), 1);
 	return e;
 }
@@ -134,19 +135,19 @@ static int sleep_once(struct ring_end *e, const _Atomic uint64_t *word, uint64_t
 }
 
 // Spins, then sleeps, until *word is not `old` or the stream has ended. -ECONNRESET when the peer has died.
-static int wait_change(struct ring_end *e, const _Atomic uint64_t *word, uint64_t old, _Atomic uint32_t *budget,
+static int wait_change(struct ring_end *e, const _Atomic uint64_t *word, uint64_t old, struct rlm_spin *spin,
 		       uint32_t bit)
 {
 	uint64_t from;
 	int r = 0;
 
-	if (wake_spin(word, old, budget))
+	if (wake_spin(word, old, spin))
 		return 0;
 	from = sys_ticks();
 	while (r == 0 && atomic_load_explicit(word, memory_order_relaxed) == old &&
 	       !(bit == RLM_WAIT_RX_FUTEX && finished(e)))
 		r = sleep_once(e, word, old, bit);
-	wake_slept(budget, sys_ticks() - from);
+	wake_slept(spin, sys_ticks() - from);
 	return r;
 }
 

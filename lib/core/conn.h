@@ -31,6 +31,7 @@
 #define RLM_CONN_HELD 0x40u     // demoted by order: stay plain until PROMOTE
 #define RLM_CONN_ISN 0x80u      // must be named by initial sequence numbers
 #define RLM_CONN_TUPLE 0x100u   // cannot be named by initial sequence numbers: the broker may not read them
+#define RLM_CONN_ACTIVE 0x400u  // this end called connect()
 #define RLM_CONN_NAMING 0x200u  // a duplicate of the socket is on its way to the broker or there
 
 struct rlm_conn {
@@ -62,6 +63,12 @@ enum rlm_rx_state {
 };
 
 #define RLM_OWED_MAX 16
+
+struct rlm_spin {
+	_Atomic uint32_t budget; // ticks
+	_Atomic uint16_t streak; // short sleeps in a row
+	_Atomic uint16_t wanted; // how many of them bring the budget back
+};
 
 struct rlm_hold {
 	uint64_t tail; // ours at the last wait
@@ -123,8 +130,8 @@ struct rlm_bound {
 	_Alignas(RLM_CACHELINE) struct rlm_lock wait_lock;
 	uint32_t waiters[4];       // per bit of rlm_slot_shared.waiting
 	struct rlm_hold rx_hold;   // see wake.h
-	_Atomic uint32_t rx_spin;  // spin budgets, see wake.h
-	_Atomic uint32_t tx_spin;
+	struct rlm_spin rx_spin;   // see wake.h
+	struct rlm_spin tx_spin;
 };
 
 struct rlm_arena {

@@ -16,6 +16,8 @@ enum tx_way {
 enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool more);
 // tx_lock. Ends the current round (if any) at `head`; what is owed to TCP remains owed.
 void cutover_tx_end(struct rlm_bound *b);
+// tx_lock. Pays what is owed and can be paid, nothing else.
+void cutover_tx_pay(struct rlm_bound *b, int fd);
 // tx_lock. true: TCP has not taken all frames or bytes that come before the next payload.
 bool cutover_tx_owes(const struct rlm_bound *b);
 // tx_lock. true: nothing of this direction is on the ring or owed.
@@ -51,6 +53,11 @@ bool cutover_rx_look_at_tcp(struct rlm_bound *b, int fd);
 
 // Bytes the kernel was given to send on this socket since the handshake, ours included; -errno if it cannot be told.
 int64_t tcp_written(int fd);
+// The same, confirmed by a second count, or -EUCLEAN: the first one is too high after segments were refused by this host's own firewall
+// or device queue. active: this end called connect().
+int64_t tcp_written_confirmed(int fd, bool active);
+// The connection stands: what the broker said of it still means this socket.
+bool tcp_is_established(int fd);
 // Bytes taken from the kernel on this socket since the handshake.
 int64_t tcp_taken(int fd);
 

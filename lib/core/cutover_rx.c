@@ -142,8 +142,11 @@ static enum rx_way leave_ready(struct rlm_conn *c, struct rlm_bound *b, int fd)
 		return c->rx_inflight ? RX_WAY_BUSY : RX_WAY_SINGLE;
 	if (c->rx_inflight)
 		return RX_WAY_BUSY;
-	if (b->rx_asked && !round_is_decided(b))
-		return RX_WAY_WAIT;
+	if (b->rx_asked && !round_is_decided(b)) {
+		if (sys_poll_now(fd, POLLRDHUP) <= 0)
+			return RX_WAY_WAIT;
+		b->rx_asked = 0; // gone before it could answer
+	}
 	if (round_is_void(b)) {
 		b->rx_asked = 0;
 		set_state(b, RX_PLAIN);
@@ -195,6 +198,9 @@ static int take_frames(struct rlm_bound *b, int fd)
 			return 0;
 		}
 	}
+	// Payload follows a round that was made void; whoever sees it here sees that too.
+	if (b->rx_asked && round_is_void(b))
+		return -EAGAIN;
 	n = rx_take(b, fd, b->frame + b->frame_got, FRAMES_SIZE - b->frame_got, false);
 	if (n < 0)
 		return -EAGAIN;
@@ -230,6 +236,11 @@ static enum rx_way from_ring(struct rlm_bound *b, int fd, uint64_t *available)
 		return RX_WAY_BROKEN;
 	if (round == 2 * b->rx_round) {
 		end = atomic_load_explicit(&b->rx.peer->end, memory_order_relaxed);
+		if (end == RLM_END_VOID && b->rx_asked && !b->frame_got) {
+			b->rx_asked = 0;
+			set_state(b, RX_PLAIN);
+			return RX_WAY_WAIT;
+		}
 		if (end - tail > n)
 			return RX_WAY_BROKEN;
 		n = end - tail;
@@ -241,13 +252,14 @@ static enum rx_way from_ring(struct rlm_bound *b, int fd, uint64_t *available)
 	} else if (round != 2 * b->rx_round - 1) {
 		return RX_WAY_BROKEN;
 	} else if (b->rx_asked) {
-		while (cutover_rx_look_at_tcp(b, fd) && !b->rx_eof && !b->rx_broken)
+		while (b->frame_got < FRAMES_SIZE && cutover_rx_look_at_tcp(b, fd) && !b->rx_eof && !b->rx_broken)
 			;
 		if (!b->rx_eof)
 			return b->rx_broken ? RX_WAY_BROKEN : RX_WAY_WAIT;
-		// The sender is gone for good: what it left in the ring is ours after all.
+		// The sender is gone for good: what it left in the ring is ours after all. Once: rx_asked is 0 now.
 		b->rx_asked = 0;
 		set_state(b, RX_RING);
+		return from_ring(b, fd, available);
 	}
 	if (n) {
 		*available = n;
@@ -308,7 +320,7 @@ enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t
 			break;
 		case RX_RING:
 			way = from_ring(b, fd, available);
-			if (way == RX_WAY_WAIT && b->rx_state == RX_FRAMES)
+			if (way == RX_WAY_WAIT && b->rx_state != RX_RING)
 				break;
 			return way;
 		case RX_FRAMES:
@@ -339,11 +351,6 @@ int64_t cutover_rx_returned(struct rlm_bound *b, int fd, const struct iovec *iov
 
 	if (b->rx_state != RX_READY || !round_has_begun(b))
 		return n;
-	for (int i = 0; b->rx_asked && !round_is_decided(b); i++) {
-		if (i == 100000)
-			return -ECONNRESET;
-		sys_call0(SYS_sched_yield);
-	}
 	if (round_is_void(b))
 		return n;
 	cut = atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
@@ -352,11 +359,24 @@ int64_t cutover_rx_returned(struct rlm_bound *b, int fd, const struct iovec *iov
 		return -ECONNRESET;
 	if (peek)
 		taken += n; // as if it had been taken
+	if (cut > INT64_MAX / 2)
+		return -ECONNRESET;
 	over = taken - (int64_t)cut;
 	if (over > n)
 		return -ECONNRESET;
 	if (over < 0)
 		over = 0;
+	if (over == 0 && b->rx_asked && !round_is_decided(b))
+		return n; // all of it is payload either way
+	for (int i = 0; b->rx_asked && !round_is_decided(b); i++) {
+		const struct timespec moment = {.tv_nsec = 100000};
+
+		if (i == 20000)
+			return -ECONNRESET;
+		sys_call2(SYS_nanosleep, &moment, NULL);
+	}
+	if (round_is_void(b))
+		return n;
 	if (peek)
 		return n - over; // the next look finds the cut by itself
 	b->drain = over ? 0 : cut - (uint64_t)taken;

@@ -72,6 +72,11 @@ static bool pay(struct rlm_bound *b, int fd, bool more)
 	return true;
 }
 
+void cutover_tx_pay(struct rlm_bound *b, int fd)
+{
+	pay(b, fd, false);
+}
+
 // The store of tx_round (release) publishes `cut` and precedes the frame: a receiver that has the frame sees the round.
 static bool begin(struct rlm_bound *b, uint32_t round, uint64_t cut)
 {
@@ -172,7 +177,7 @@ enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool mor
 		return TX_WAY_PLAIN;
 	round = may_begin(c, b);
 	if (round) {
-		written = tcp_written(fd);
+		written = tcp_written_confirmed(fd, c->flags & RLM_CONN_ACTIVE);
 		if (written >= 0 && begin(b, round, (uint64_t)written)) {
 			end_if_wanted(b);
 			pay(b, fd, false);

@@ -3,7 +3,10 @@
 #include "lock.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "sys.h"
 
@@ -15,17 +18,36 @@ uint32_t rlm_lock_tid(void)
 	return rlm_self_tid;
 }
 
+// A process that was killed is there as a zombie until its parent waits for it, and the parent may be who asks.
+static bool is_zombie(uint32_t tid)
+{
+	char path[32], text[256], *state;
+	long n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%u/stat", tid);
+	fd = (int)sys_call4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+	if (fd < 0)
+		return false;
+	n = sys_read(fd, text, sizeof(text) - 1);
+	sys_close(fd);
+	text[n > 0 ? n : 0] = 0;
+	state = strrchr(text, ')');
+	return state && state[1] == ' ' && (state[2] == 'Z' || state[2] == 'X');
+}
+
 static bool owner_is_gone(uint32_t word)
 {
 	uint32_t tid = word & ~RLM_LOCK_WAITERS;
 
-	return tid && sys_call2(SYS_kill, tid, 0) == -ESRCH;
+	return tid && (sys_call2(SYS_kill, tid, 0) == -ESRCH || is_zombie(tid));
 }
 
 void rlm_lock_slow(struct rlm_lock *lock, uint32_t tid)
 {
 	const struct timespec patience = {.tv_nsec = 50 * 1000 * 1000};
 	uint32_t word;
+	long r;
 
 	for (int i = 0; i < 100; i++) {
 		sys_pause();
@@ -46,7 +68,8 @@ void rlm_lock_slow(struct rlm_lock *lock, uint32_t tid)
 							   memory_order_relaxed, memory_order_relaxed))
 			continue;
 		word |= RLM_LOCK_WAITERS;
-		if (sys_futex_wait(&lock->word, word, &patience) == -ETIMEDOUT && owner_is_gone(word) &&
+		r = sys_futex_wait(&lock->word, word, &patience);
+		if ((r == -ETIMEDOUT || r == -EINTR) && owner_is_gone(word) &&
 		    atomic_compare_exchange_strong_explicit(&lock->word, &word, tid | RLM_LOCK_WAITERS,
 							    memory_order_acquire, memory_order_relaxed))
 			return;

@@ -12,7 +12,7 @@
 #include "sys.h"
 
 // linux/tcp.h has no names for the states, netinet/tcp.h clashes with it.
-enum { ESTABLISHED = 1, FIN_WAIT1 = 4, FIN_WAIT2 = 5, CLOSED = 7 };
+enum { ESTABLISHED = 1, FIN_WAIT1 = 4, FIN_WAIT2 = 5, CLOSED = 7, CLOSE_WAIT = 8 };
 
 static int get_info(int fd, struct tcp_info *info)
 {
@@ -27,6 +27,13 @@ static int get_info(int fd, struct tcp_info *info)
 	return len >= offsetof(struct tcp_info, tcpi_bytes_retrans) + sizeof(info->tcpi_bytes_retrans) ? 0 : -ENOSYS;
 }
 
+bool tcp_is_established(int fd)
+{
+	struct tcp_info info;
+
+	return get_info(fd, &info) == 0 && info.tcpi_state == ESTABLISHED;
+}
+
 int64_t tcp_written(int fd)
 {
 	struct tcp_info info;
@@ -34,15 +41,38 @@ int64_t tcp_written(int fd)
 
 	if (r < 0)
 		return r;
+	if (info.tcpi_state != ESTABLISHED && info.tcpi_state != CLOSE_WAIT)
+		return -ENOTCONN;
 	return (int64_t)(info.tcpi_bytes_sent - info.tcpi_bytes_retrans + info.tcpi_notsent_bytes);
 }
 
-// tcpi_bytes_received counts a FIN as one byte. A socket in state CLOSE without an error got there by FINs.
-static bool fin_received(int fd, int state)
+// tcpi_bytes_received counts a FIN as one byte. A socket in state CLOSE without an error got there by FINs; with one, nobody knows.
+static bool fin_received(int state)
 {
-	if (state == CLOSED)
-		return !(sys_poll_now(fd, 0) & POLLERR);
 	return state != ESTABLISHED && state != FIN_WAIT1 && state != FIN_WAIT2;
+}
+
+int64_t tcp_written_confirmed(int fd, bool active)
+{
+	struct tcp_info info, again;
+	int unacked, r;
+
+	do {
+		r = get_info(fd, &info);
+		if (r == 0)
+			r = (int)sys_ioctl(fd, SIOCOUTQ, &unacked);
+		if (r == 0)
+			r = get_info(fd, &again);
+		if (r < 0)
+			return r;
+	} while (info.tcpi_bytes_acked != again.tcpi_bytes_acked);
+	if (info.tcpi_state != ESTABLISHED && info.tcpi_state != CLOSE_WAIT)
+		return -ENOTCONN;
+	// tcpi_bytes_acked counts our SYN.
+	if (info.tcpi_bytes_sent - info.tcpi_bytes_retrans + info.tcpi_notsent_bytes !=
+	    info.tcpi_bytes_acked + (uint64_t)unacked - active)
+		return -EUCLEAN;
+	return (int64_t)(info.tcpi_bytes_acked + (uint64_t)unacked - active);
 }
 
 int64_t tcp_taken(int fd)
@@ -59,5 +89,7 @@ int64_t tcp_taken(int fd)
 		if (r < 0)
 			return r;
 	} while (info.tcpi_bytes_received != again.tcpi_bytes_received || info.tcpi_state != again.tcpi_state);
-	return (int64_t)info.tcpi_bytes_received - fin_received(fd, info.tcpi_state) - queued;
+	if (info.tcpi_state == CLOSED && sys_poll_now(fd, 0) & POLLERR)
+		return -ENOTCONN;
+	return (int64_t)info.tcpi_bytes_received - fin_received(info.tcpi_state) - queued;
 }

@@ -74,50 +74,66 @@ void wake_init(unsigned cpus, int enabled)
 #define SPIN_ROUND 16         // loads between two looks at the clock
 #define SPIN_PREEMPTED 60000u // ticks between two looks that only a lost CPU explains
 
-bool wake_may_spin(const _Atomic uint32_t *budget)
+void wake_spin_init(struct rlm_spin *spin)
 {
-	return spin_enabled && atomic_load_explicit(budget, memory_order_relaxed) >= RLM_SPIN_MIN;
+	*spin = (struct rlm_spin){.budget = RLM_SPIN_START, .wanted = RLM_SPIN_STREAK_MIN};
 }
 
-bool wake_spin_on(_Atomic uint32_t *budget, uint64_t start, uint64_t last, uint64_t now)
+bool wake_may_spin(const struct rlm_spin *spin)
 {
-	uint32_t limit = atomic_load_explicit(budget, memory_order_relaxed);
+	return spin_enabled && atomic_load_explicit(&spin->budget, memory_order_relaxed) >= RLM_SPIN_MIN;
+}
+
+static void failed(struct rlm_spin *spin, uint32_t budget)
+{
+	uint16_t wanted = atomic_load_explicit(&spin->wanted, memory_order_relaxed);
+
+	atomic_store_explicit(&spin->budget, budget, memory_order_relaxed);
+	if (budget < RLM_SPIN_MIN && wanted < RLM_SPIN_STREAK_MAX)
+		atomic_store_explicit(&spin->wanted, (uint16_t)(wanted * 2), memory_order_relaxed);
+}
+
+bool wake_spin_on(struct rlm_spin *spin, uint64_t start, uint64_t last, uint64_t now)
+{
+	uint32_t budget = atomic_load_explicit(&spin->budget, memory_order_relaxed);
 
 	if (now - last > SPIN_PREEMPTED) // others want this CPU: the peer is probably one of them
-		limit /= 4;
-	else if (now - start > limit)
-		limit /= 2;
+		failed(spin, budget / 4);
+	else if (now - start > budget)
+		failed(spin, budget / 2);
 	else
 		return true;
-	atomic_store_explicit(budget, limit, memory_order_relaxed);
 	return false;
 }
 
-void wake_spin_paid(_Atomic uint32_t *budget)
+void wake_spin_paid(struct rlm_spin *spin)
 {
-	uint32_t limit = atomic_load_explicit(budget, memory_order_relaxed);
+	uint32_t budget = atomic_load_explicit(&spin->budget, memory_order_relaxed);
+	uint16_t wanted = atomic_load_explicit(&spin->wanted, memory_order_relaxed);
 
-	if (limit < RLM_SPIN_MAX)
-		atomic_store_explicit(budget, limit + limit / 4, memory_order_relaxed);
+	if (budget < RLM_SPIN_MAX)
+		atomic_store_explicit(&spin->budget, budget + budget / 4, memory_order_relaxed);
+	if (wanted > RLM_SPIN_STREAK_MIN)
+		atomic_store_explicit(&spin->wanted, (uint16_t)(wanted - 1), memory_order_relaxed);
 }
 
-bool wake_spin(const _Atomic uint64_t *word, uint64_t old, _Atomic uint32_t *budget)
+bool wake_spin(const _Atomic uint64_t *word, uint64_t old, struct rlm_spin *spin)
 {
 	uint64_t start, last, now;
 
-	if (!wake_may_spin(budget))
+	if (!wake_may_spin(spin))
 		return false;
 	last = start = sys_ticks();
 	for (;; last = now) {
 		for (int i = 0; i < SPIN_ROUND; i++) {
 			if (atomic_load_explicit(word, memory_order_relaxed) != old) {
-				wake_spin_paid(budget);
+				wake_spin_paid(spin);
 				return true;
 			}
 			sys_pause();
 		}
 		now = sys_ticks();
-		if (!wake_spin_on(budget, start, last, now))
+		if (!wake_spin_on(spin, start, last, now))
 			return false;
 	}
 }
@@ -145,11 +161,16 @@ bool wake_hold_back(struct rlm_hold *h, const struct rlm_ring *rx)
 	return atomic_load_explicit(&rx->peer->head, memory_order_relaxed) != rx->cached;
 }
 
-void wake_slept(_Atomic uint32_t *budget, uint64_t ticks)
+void wake_slept(struct rlm_spin *spin, uint64_t ticks)
 {
-	uint32_t limit = atomic_load_explicit(budget, memory_order_relaxed);
+	uint32_t budget = atomic_load_explicit(&spin->budget, memory_order_relaxed);
+	uint16_t streak = atomic_load_explicit(&spin->streak, memory_order_relaxed);
 
-	// Spinning a little longer would have caught it: come back slowly, so that a crowded machine is left in peace.
-	if (ticks < RLM_SPIN_MAX && limit < RLM_SPIN_MAX)
-		atomic_store_explicit(budget, limit + limit / 8 + RLM_SPIN_MIN / 4, memory_order_relaxed);
+	if (ticks >= RLM_SPIN_MAX || budget >= ticks) {
+		streak = 0;
+	} else if (++streak >= atomic_load_explicit(&spin->wanted, memory_order_relaxed)) {
+		streak = 0;
+		atomic_store_explicit(&spin->budget, (uint32_t)(ticks + ticks / 4), memory_order_relaxed);
+	}
+	atomic_store_explicit(&spin->streak, streak, memory_order_relaxed);
 }

@@ -50,15 +50,20 @@ void wake_unlisten(struct rlm_bound *b, uint32_t bit);
 // Bumps the connection's own event count and wakes whoever sleeps on it in this family.
 void wake_conn(struct rlm_conn *c);
 
-// Spinning. A budget is in ticks (about CPU cycles), one per direction, and follows success.
+// Spinning. A budget is in ticks (about CPU cycles), one per direction, and follows success: it grows while spinning pays and halves
+// when it does not. When it is down, sleeps that were short enough to be spun away bring it back to what they took, after a number of them in a
+// row; that number doubles each time spinning then fails, so that a crowded machine is soon left in peace.
 #define RLM_SPIN_MAX 120000u
 #define RLM_SPIN_START 30000u
 #define RLM_SPIN_MIN 3000u
+#define RLM_SPIN_STREAK_MIN 4u
+#define RLM_SPIN_STREAK_MAX 256u
 
 void wake_init(unsigned cpus, int enabled);
+void wake_spin_init(struct rlm_spin *spin);
 
 // Spins until *word != old or the budget is spent. true: it changed.
-bool wake_spin(const _Atomic uint64_t *word, uint64_t old, _Atomic uint32_t *budget);
+bool wake_spin(const _Atomic uint64_t *word, uint64_t old, struct rlm_spin *spin);
 
 // Holding back. A receiver that looks at `head` all the time takes the cache line away from a sender of small messages for each of them:
 // a stream of 64-byte sends then runs at a fifth of its speed. So when only the peer sends and comes in small pieces, the
@@ -70,10 +75,10 @@ bool wake_spin(const _Atomic uint64_t *word, uint64_t old, _Atomic uint32_t *bud
 // Before spinning for data: looks away for as long as it paid lately. true: data came meanwhile.
 bool wake_hold_back(struct rlm_hold *h, const struct rlm_ring *rx);
 // The same for loops that look at more than one word: begin, go on after each look at the clock, tell success.
-bool wake_may_spin(const _Atomic uint32_t *budget);
-bool wake_spin_on(_Atomic uint32_t *budget, uint64_t start, uint64_t last, uint64_t now);
-void wake_spin_paid(_Atomic uint32_t *budget);
+bool wake_may_spin(const struct rlm_spin *spin);
+bool wake_spin_on(struct rlm_spin *spin, uint64_t start, uint64_t last, uint64_t now);
+void wake_spin_paid(struct rlm_spin *spin);
 // Tells what a sleep took, so that a budget that fell too low comes back.
-void wake_slept(_Atomic uint32_t *budget, uint64_t ticks);
+void wake_slept(struct rlm_spin *spin, uint64_t ticks);
 
 #endif

@@ -35,6 +35,15 @@ static void clear_flags(struct rlm_conn *c, uint32_t flags)
 
 // --- naming ---
 
+#define ORDERS_KEPT 32u
+
+// Orders that came while a connection was being named: its locks are ours.
+static struct rlm_msg_order orders[ORDERS_KEPT];
+static unsigned orders_kept;
+static bool naming;
+
+static void obey_kept_orders(void);
+
 static void put_address(const struct sockaddr_storage *a, uint16_t *family, uint8_t out[16], uint16_t *port)
 {
 	const struct sockaddr_in *in = (const void *)a;
@@ -154,12 +163,14 @@ static void offer_by_isn(struct rlm_conn *c, int fd)
 	rlm_lock_take(&c->tx_lock);
 	rlm_lock_take(&c->rx_lock);
 	atomic_store_explicit(&c->bound, BOUND_NAMING, memory_order_seq_cst);
-	for (int i = 0; i < 30 && !(still = nothing_unsent(c, fd)); i++)
+	for (int i = 0; i < 150 && !(still = nothing_unsent(c, fd)); i++)
 		sys_call2(SYS_nanosleep, &moment, NULL);
 	if (still) {
 		atomic_store_explicit(ticket, RLM_TICKET_OPEN, memory_order_seq_cst);
 		send_offer(c, fd, RLM_NAME_ISN);
+		naming = true;
 		wait_for_ticket(ticket, fd);
+		naming = false;
 		atomic_store_explicit(ticket, RLM_TICKET_FREE, memory_order_seq_cst);
 	}
 	atomic_store_explicit(&c->bound, 0, memory_order_seq_cst);
@@ -221,6 +232,7 @@ out:
 		has_deferred_bind = false;
 		on_bind(&deferred_bind);
 	}
+	obey_kept_orders();
 }
 
 void binding_broker_is_back(void)
@@ -298,7 +310,8 @@ static void fill_bound(struct rlm_bound *b, struct rlm_conn *c, const struct lin
 	b->control_peer = l->control_peer;
 	b->tx = (struct rlm_ring){mine, peer, segment_ring(s, s->mine, m->slot), s->ring_size, 0};
 	b->rx = (struct rlm_ring){mine, peer, segment_ring(s, s->peer, m->slot), s->ring_size, 0};
-	b->tx_spin = b->rx_spin = RLM_SPIN_START;
+	wake_spin_init(&b->tx_spin);
+	wake_spin_init(&b->rx_spin);
 	b->tx_budget = settings.test_flap ? settings.test_flap : settings.test_demote_after;
 	reset_slot(mine, m->epoch);
 }
@@ -324,12 +337,16 @@ static void bind_conn(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	uint64_t available;
 
-	epoll_conn_binds(c, b); // first: no epoll instance may take our frames for payload
+	bool watched = epoll_conn_binds(c, b); // first: no epoll instance may take our frames for payload
+
 	rlm_lock_take(&c->tx_lock);
 	rlm_lock_take(&c->rx_lock);
 	stream_read_timeouts(b, fd);
 	read_flags(c, fd);
 	atomic_store_explicit(&c->bound, (uint32_t)(b - arena.bounds) + 1, memory_order_seq_cst);
+	// Whoever bars a connection sets the flag, then looks at `bound`; we set `bound`, then look at the flag.
+	if (!watched || c->flags & (RLM_CONN_BARRED | RLM_CONN_HELD | RLM_CONN_CLOSING))
+		b->tx_stop = b->rx_stop = 1;
 	if (cutover_rx(c, b, fd, &available) == RX_WAY_BROKEN)
 		stream_break(c, b, fd);
 	if (c->flags & RLM_CONN_TX_SHUT)
@@ -359,7 +376,7 @@ static void on_bind(const struct rlm_msg_bind *m)
 	if (!c || !s || m->slot >= s->slots || !m->epoch || c->bound)
 		goto no;
 	fd = helper_pin(c);
-	if (fd < 0 || c->flags & (RLM_CONN_BARRED | RLM_CONN_HELD | RLM_CONN_CLOSING) || !is_ours_alone(c) ||
+	if (fd < 0 || !tcp_is_established(fd) || c->flags & (RLM_CONN_BARRED | RLM_CONN_HELD | RLM_CONN_CLOSING) || !is_ours_alone(c) ||
 	    !receives_every_byte(fd))
 		goto no;
 	b = bound_new(&arena);
@@ -402,7 +419,7 @@ static void obey_one(struct rlm_conn *c, uint32_t order)
 		cutover_tx(c, b, fd, false);
 		cutover_rx_ask(b);
 		control = b->control_peer;
-	} else if (b) {
+	} else if (b && !(c->flags & RLM_CONN_BARRED)) {
 		b->tx_stop = b->rx_stop = 0;
 		cutover_rx(c, b, fd, &available);
 	}
@@ -427,6 +444,12 @@ static void on_order(const struct rlm_msg_order *m)
 {
 	struct rlm_conn *c;
 
+	if (naming) {
+		if (orders_kept < ORDERS_KEPT)
+			orders[orders_kept++] = *m;
+		return;
+	}
+
 	if (m->order != RLM_ORDER_DEMOTE && m->order != RLM_ORDER_PROMOTE)
 		return;
 	if (m->conn.index != UINT32_MAX) {
@@ -438,6 +461,16 @@ static void on_order(const struct rlm_msg_order *m)
 	for (uint32_t i = 0; i < arena.table->used; i++)
 		if (arena.stats[i].generation & 1)
 			obey_one(&arena.conns[i], m->order);
+}
+
+static void obey_kept_orders(void)
+{
+	while (!naming && orders_kept) {
+		struct rlm_msg_order order = orders[0];
+
+		memmove(orders, orders + 1, --orders_kept * sizeof(*orders));
+		on_order(&order);
+	}
 }
 
 // --- events ---
@@ -458,15 +491,16 @@ void binding_tcp_event(struct rlm_conn *c)
 		b->tx_stop = 1;
 		atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
 	}
-	if (b && b->tx_state == TX_PLAIN && cutover_tx_owes(b)) {
-		cutover_tx(c, b, fd, false);
+	if (b && cutover_tx_owes(b)) {
+		cutover_tx_pay(b, fd);
 		stream_note_tx(c, b);
 	}
 	rlm_lock_drop(&c->tx_lock);
-	// Frames that lay unread when the process ends would make its kernel answer with a reset.
+	// Frames that lay unread when the process ends would make its kernel answer with a reset. But the first one is left to the
+	// application: it wakes a thread that sleeps in the kernel since before the connection was bound.
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
-	if (b && b->rx_state >= RX_READY && cutover_rx(c, b, fd, &available) == RX_WAY_WAIT && b->rx_state == RX_RING)
+	if (b && b->rx_state >= RX_DRAIN && cutover_rx(c, b, fd, &available) == RX_WAY_WAIT && b->rx_state == RX_RING)
 		cutover_rx_look_at_tcp(b, fd);
 	else if (b && b->rx_state == RX_RING && !b->frame_got)
 		cutover_rx_look_at_tcp(b, fd);
@@ -498,6 +532,7 @@ static void answer_one(struct rlm_conn *c)
 			stream_note_tx(c, b);
 		}
 		rlm_lock_drop(&c->tx_lock);
+		wake_conn(c); // a sender may sleep for room in a round that is over
 	}
 	helper_unpin();
 }

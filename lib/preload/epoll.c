@@ -58,13 +58,16 @@ struct instance {
 	_Atomic uint32_t refs; // descriptors in this process
 	_Atomic uint32_t moved; // items in I, and nested instances
 	_Atomic uint32_t sleepers;
-	_Atomic uint32_t spin;
+	struct rlm_spin spin;
 	int inner;   // I, -1
 	int more;    // eventfd in E: more is ready than one thread could take
 	uint32_t round; // of epoll_wait()
 	int hot;        // fd + 1
 	int highest; // fd of an item
 	int nested;  // how many items are epoll instances
+	bool inherited; // over fork: the kernel's instances are the parent's too
+	bool renaming;
+	bool outer;     // somebody may sleep on it through another instance or poll
 	struct item *items; // by descriptor, zero pages until used
 	int *bells;         // by doorbell: fd + 1 of its first item
 };
@@ -119,7 +122,7 @@ static struct instance *instance_new(int epfd)
 		ep = &instances[i];
 		memset(ep, 0, sizeof(*ep));
 		ep->inner = ep->more = ep->highest = -1;
-		ep->spin = RLM_SPIN_START;
+		wake_spin_init(&ep->spin);
 		atomic_store_explicit(&ep->refs, 1, memory_order_release);
 		if (i >= instances_used)
 			instances_used = i + 1;
@@ -206,9 +209,16 @@ static bool make_inner(struct instance *ep, int epfd)
 	if (ep->inner < 0)
 		return false;
 	ep->inner = fd_make_internal(ep->inner);
-	ep->more = fd_make_internal((int)sys_call2(SYS_eventfd2, 0, 02000000 | 04000));
-	if (kernel_ctl(epfd, EPOLL_CTL_ADD, ep->inner, EPOLLIN, inner_tag) < 0)
+	ep->more = (int)sys_call2(SYS_eventfd2, 0, 02000000 | 04000);
+	if (ep->more < 0 || kernel_ctl(epfd, EPOLL_CTL_ADD, ep->inner, EPOLLIN, inner_tag) < 0) {
+		fd_close_internal(ep->inner);
+		ep->inner = -1;
+		if (ep->more >= 0)
+			sys_close(ep->more);
+		ep->more = -1;
 		return false;
+	}
+	ep->more = fd_make_internal(ep->more);
 	kernel_ctl(ep->inner, EPOLL_CTL_ADD, ep->more, EPOLLIN | EPOLLET, BELL_MARK | (uint32_t)ep->more);
 	return true;
 }
@@ -239,7 +249,12 @@ static bool move_in(struct instance *ep, int epfd, int fd, struct item *it, stru
 		return false;
 	if (kernel_ctl(ep->inner, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, (uint32_t)fd) < 0)
 		return false;
-	kernel_ctl(epfd, EPOLL_CTL_DEL, fd, 0, 0);
+	// What is not in E was left behind by a socket of the same number that is closed.
+	if (kernel_ctl(epfd, EPOLL_CTL_DEL, fd, 0, 0) == -ENOENT && !ep->renaming) {
+		kernel_ctl(ep->inner, EPOLL_CTL_DEL, fd, 0, 0);
+		memset(it, 0, sizeof(*it));
+		return true;
+	}
 	it->kind = ITEM_MOVED;
 	it->bell = b->doorbell_mine;
 	it->next_bell = ep->bells[it->bell];
@@ -295,6 +310,18 @@ static uint32_t look(struct instance *ep, struct item *it, struct ready *result)
 	edge = it->news || (shown & (EPOLLIN | EPOLLRDNORM) && r.head != it->head) ||
 	       (shown & (EPOLLOUT | EPOLLWRNORM) && r.blocked != it->blocked);
 	return edge ? shown : 0;
+}
+
+// Without locks: nothing can be new on its ring. ep->lock keeps the binding from going away.
+static bool is_quiet(const struct item *it)
+{
+	const struct rlm_bound *b = stream_bound(conn_of(it));
+
+	if (!b || it->ask_kernel || it->news || !atomic_load_explicit(&b->rx_fast, memory_order_relaxed) ||
+	    atomic_load_explicit(&b->rx.peer->head, memory_order_relaxed) !=
+		    atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed))
+		return false;
+	return !(it->events & EPOLLOUT) || (it->events & EPOLLET && b->tx_blocked == it->blocked);
 }
 
 static bool is_ready(struct instance *ep, struct item *it)
@@ -377,11 +404,11 @@ static int collect(struct instance *ep, struct epoll_event *out, int max)
 	while (*at && n < max) {
 		struct item *it = &ep->items[*at - 1];
 		struct ready r = {0};
-		uint32_t shown = it->reported == ep->round ? 0 : look(ep, it, &r);
+		uint32_t shown = it->reported == ep->round || is_quiet(it) ? 0 : look(ep, it, &r);
 
 		if (shown) {
 			report(ep, it, shown, &out[n++]);
-			it->head = r.head;
+			it->head = shown & (EPOLLIN | EPOLLRDNORM) ? r.head : it->head;
 			it->blocked = shown & (EPOLLOUT | EPOLLWRNORM) ? r.blocked : it->blocked;
 			it->idle = 0;
 			*tail_at = *at; // to the end
@@ -522,7 +549,8 @@ struct waiting {
 	struct epoll_event *out;
 	int max;
 	bool forever;
-	struct deadline deadline; // not set and not forever: do not wait
+	uint64_t timeout_ns;      // 0 and not forever: do not wait
+	struct deadline deadline; // from the first sleep on
 	const sigset_t *mask;
 };
 
@@ -542,16 +570,15 @@ static int kernel_wait(const struct waiting *w, int at, const struct timespec *t
 // What is ready now, from rings and kernel. Lock held.
 static int take(const struct waiting *w)
 {
-	const struct timespec zero = {0, 0};
 	struct instance *ep = w->ep;
 	int n, k;
 
 	ep->round++;
 	// When the rings alone would fill the array, the kernel still has its turn now and then.
-	n = collect(ep, w->out, ep->round % 4 ? w->max : w->max / 2);
-	if (n == w->max)
+	n = collect(ep, w->out, ep->round % 8 ? w->max : w->max / 2);
+	if (n && ep->round % 8)
 		return n;
-	k = kernel_wait(w, n, &zero);
+	k = (int)sys_call6(SYS_epoll_pwait, w->epfd, w->out + n, w->max - n, 0, w->mask, 8);
 	if (k < 0)
 		return n ? n : k;
 	if (strip_inner(w->out + n, &k))
@@ -565,7 +592,7 @@ static void leave(struct instance *ep)
 	const uint64_t one = 1;
 	bool quiet = true;
 
-	if (ep->sleepers)
+	if (ep->sleepers || ep->outer)
 		quiet = arm_all(ep);
 	else
 		arm_idle(ep, IDLE_LOOKS);
@@ -615,7 +642,7 @@ static int wait_ours(struct waiting *w)
 	for (;;) {
 		rlm_lock_take(&w->ep->lock);
 		n = take(w);
-		if (n || timed_out || (!w->forever && !w->deadline.set)) {
+		if (n || timed_out || (!w->forever && !w->timeout_ns)) {
 			leave(w->ep);
 			rlm_lock_drop(&w->ep->lock);
 			return n;
@@ -625,6 +652,7 @@ static int wait_ours(struct waiting *w)
 			continue;
 		}
 		helper_ensure();
+		deadline_start(&w->deadline, w->timeout_ns);
 		n = sleep_once(w, &timed_out);
 		if (n)
 			return n;
@@ -636,8 +664,8 @@ static int wait_any(int epfd, struct epoll_event *out, int max, const struct tim
 	struct waiting w = {.ep = instance_of(epfd), .epfd = epfd, .out = out, .max = max, .mask = mask};
 
 	w.forever = !timeout;
-	if (timeout && (timeout->tv_sec || timeout->tv_nsec))
-		deadline_start(&w.deadline, (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec);
+	if (timeout)
+		w.timeout_ns = (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec;
 	return (int)rlm_result(wait_ours(&w));
 }
 
@@ -795,7 +823,7 @@ static int modify(struct instance *ep, int epfd, int fd, const struct epoll_even
 		it->disabled = false;
 		it->news = true;
 		it->ask_kernel = true;
-		if (ep->sleepers && !arm_all(ep)) {
+		if ((ep->sleepers || ep->outer) && !arm_all(ep)) {
 			const uint64_t one = 1;
 
 			sys_write(ep->more, &one, sizeof(one));
@@ -852,6 +880,8 @@ RLM_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 	}
 	if (!ep && op == EPOLL_CTL_ADD && (kind == FD_CONN || kind == FD_SOCKET) && fdtable && is_epoll(epfd))
 		ep = instance_new(epfd); // inherited
+	if (!ep && op == EPOLL_CTL_ADD && kind == FD_CONN)
+		atomic_fetch_or_explicit(&fd_conn(fd)->flags, RLM_CONN_BARRED, memory_order_seq_cst); // too many instances
 	if (!ep || !fdtable || (unsigned)fd >= FDTABLE_SIZE || (!event && op != EPOLL_CTL_DEL) ||
 	    (op == EPOLL_CTL_ADD && kind == FD_UNKNOWN))
 		return REAL(epoll_ctl)(epfd, op, fd, event);
@@ -882,7 +912,7 @@ static int descriptor_of(uint32_t index)
 	return -1;
 }
 
-static void move_descriptors(struct instance *ep, int epfd, struct rlm_conn *c, struct rlm_bound *b)
+static bool move_descriptors(struct instance *ep, int epfd, struct rlm_conn *c, struct rlm_bound *b)
 {
 	uint32_t wanted = fd_make_entry(FD_CONN, conn_index(&arena, c));
 	bool many = atomic_load_explicit(&c->refs, memory_order_relaxed) > 1;
@@ -897,14 +927,18 @@ static void move_descriptors(struct instance *ep, int epfd, struct rlm_conn *c, 
 		if (!it || it->kind != ITEM_PLAIN)
 			continue;
 		it->conn = conn_index(&arena, c);
-		move_in(ep, epfd, f, it, b);
-		if (ep->sleepers)
+		if (!move_in(ep, epfd, f, it, b))
+			return false;
+		if (ep->sleepers || ep->outer)
 			arm_all(ep);
 	}
+	return true;
 }
 
-void epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b)
+bool epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b)
 {
+	bool good = true;
+
 	for (uint32_t i = 0; i < atomic_load_explicit(&instances_used, memory_order_acquire); i++) {
 		struct instance *ep = instance_at(i);
 		int epfd;
@@ -912,9 +946,10 @@ void epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b)
 		if (!ep || (epfd = descriptor_of(i)) < 0)
 			continue;
 		rlm_lock_take(&ep->lock);
-		move_descriptors(ep, epfd, c, b);
+		good &= move_descriptors(ep, epfd, c, b);
 		rlm_lock_drop(&ep->lock);
 	}
+	return good;
 }
 
 // I -> E.
@@ -958,6 +993,10 @@ static void rename_item(struct instance *ep, int epfd, int fd, struct rlm_conn *
 	struct rlm_bound *b;
 	int other;
 
+	if (ep->inherited) {
+		item_drop(ep, &ep->items[fd]);
+		return;
+	}
 	kernel_ctl(ep->inner, EPOLL_CTL_DEL, fd, 0, 0);
 	item_drop(ep, &ep->items[fd]);
 	fd_clear(fd);
@@ -968,7 +1007,9 @@ static void rename_item(struct instance *ep, int epfd, int fd, struct rlm_conn *
 	remember(ep, other, &e, ITEM_PLAIN);
 	b = ready_hold(c);
 	if (b) {
+		ep->renaming = true;
 		move_in(ep, epfd, other, &ep->items[other], b);
+		ep->renaming = false;
 		ep->items[other].disabled = old.disabled;
 		if (ep->sleepers)
 			arm_all(ep);
@@ -1068,6 +1109,7 @@ void epoll_arm(int epfd)
 	if (!has_moved(ep))
 		return;
 	rlm_lock_take(&ep->lock);
+	ep->outer = true;
 	if (!arm_all(ep) && ep->more >= 0)
 		sys_write(ep->more, &one, sizeof(one));
 	for (int fd = 0; ep->nested && fd <= ep->highest; fd++)
@@ -1081,14 +1123,34 @@ void epoll_arm(int epfd)
 void epoll_fork_prepare(void)
 {
 	rlm_lock_take(&instances_lock);
+	for (uint32_t i = 0; i < instances_used; i++)
+		if (instances[i].refs)
+			rlm_lock_take(&instances[i].lock);
 }
 
 void epoll_fork_parent(void)
 {
+	for (uint32_t i = 0; i < instances_used; i++)
+		if (instances[i].refs)
+			rlm_lock_drop(&instances[i].lock);
 	rlm_lock_drop(&instances_lock);
 }
 
-// Another thread may have been inside; its changes are small and whole between two looks of ours.
+// What our copies say of listening is the parent's: in shared memory it counts once. The kernel's instances are shared too, so that closing
+// a descriptor here must not take it out of them.
+static void inherit(struct instance *ep)
+{
+	ep->inherited = true;
+	for (int fd = 0; fd <= ep->highest; fd++) {
+		struct item *it = &ep->items[fd];
+
+		if (it->kind != ITEM_MOVED)
+			continue;
+		it->armed = false;
+		make_hot(ep, it);
+	}
+}
+
 void epoll_fork_child(void)
 {
 	atomic_store_explicit(&instances_lock.word, 0, memory_order_relaxed);
@@ -1096,5 +1158,6 @@ void epoll_fork_child(void)
 		if (instances[i].refs) {
 			atomic_store_explicit(&instances[i].lock.word, 0, memory_order_relaxed);
 			instances[i].sleepers = 0;
+			inherit(&instances[i]);
 		}
 }

@@ -6,7 +6,8 @@
 #include "fdtable.h"
 
 // The connection gets its slot: from here on these instances watch ring and TCP themselves. Helper thread.
-void epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b);
+// false: some instance cannot watch it, so it must stay on TCP.
+bool epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b);
 // Both directions are plain for good: back to the application's instances.
 void epoll_conn_unbinds(struct rlm_conn *c);
 // A descriptor of the connection is about to be closed.

@@ -92,7 +92,7 @@ static int internal_floor(void)
 
 	if (sys_call4(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &limit) == 0)
 		soft = limit.rlim_cur > FDTABLE_SIZE ? FDTABLE_SIZE : (long)limit.rlim_cur;
-	return (int)(soft - soft / 4);
+	return (int)(soft - soft / 4 < 8192 ? soft - soft / 4 : 8192); // the kernel's table grows up to the highest
 }
 
 int fd_make_internal(int fd)

@@ -198,11 +198,18 @@ void helper_release(const struct rlm_bound *b)
 	enqueue(&job);
 }
 
+// The caller holds a lock: never wait. A full queue is activity enough, the helper looks again soon.
 void helper_note_activity(void)
 {
-	struct job job = {.type = JOB_ACTIVITY};
+	bool full;
 
-	enqueue(&job);
+	helper_ensure();
+	rlm_lock_take(&helper.lock);
+	full = helper.put - helper.taken == JOBS;
+	if (!full)
+		helper.jobs[helper.put++ % JOBS].type = JOB_ACTIVITY;
+	rlm_lock_drop(&helper.lock);
+	poke();
 }
 
 bool helper_offer_outstanding(const struct rlm_conn *c)
@@ -267,8 +274,8 @@ static void offer_all_again(void)
 		struct rlm_conn *c = &arena.conns[i];
 		struct rlm_conn_ref ref = conn_ref(c);
 
-		if (!(ref.generation & 1) || c->bound)
-			continue;
+		if (!(ref.generation & 1) || c->bound || fd_of_conn(c) < 0)
+			continue; // not of this process
 		if (c->flags & (RLM_CONN_OFFERED | RLM_CONN_QUEUED)) {
 			atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_OFFERED, memory_order_relaxed);
 			binding_offer(c);

@@ -45,11 +45,13 @@ static uint32_t nonblock_value(int fd)
 }
 
 // fd is a TCP connection, or will be one soon. value: as of a FD_SOCKET entry.
-static void adopt(int fd, uint32_t value)
+static void adopt(int fd, uint32_t value, bool active)
 {
 	int saved = errno;
 	struct rlm_conn *c = stream_open(fd, value & SOCKET_NONBLOCK);
 
+	if (c && active)
+		atomic_fetch_or_explicit(&c->flags, RLM_CONN_ACTIVE, memory_order_relaxed);
 	if (c && fd <= 2)
 		stream_to_kernel(c, fd, RLM_WHY_STDIO); // stdio may be using it, inside libc
 	else if (c && (value & SOCKET_BARRED || atomic_load_explicit(&all_barred, memory_order_relaxed)))
@@ -89,11 +91,11 @@ void hook_connected(int fd, const struct sockaddr *addr)
 	switch ((enum fd_kind)(entry >> FD_VALUE_BITS)) {
 	case FD_SOCKET:
 		if (!(entry & SOCKET_OTHER) && addr->sa_family != AF_UNSPEC)
-			adopt(fd, entry & FD_VALUE_MASK);
+			adopt(fd, entry & FD_VALUE_MASK, true);
 		break;
 	case FD_UNKNOWN:
 		if ((addr->sa_family == AF_INET || addr->sa_family == AF_INET6) && is_tcp(fd))
-			adopt(fd, nonblock_value(fd));
+			adopt(fd, nonblock_value(fd), true);
 		break;
 	default:
 		break;
@@ -162,7 +164,7 @@ static void accepted(int listener, int fd, int flags)
 		return;
 	if (fd_kind(listener) == FD_SOCKET)
 		value |= fd_entry(listener) & SOCKET_BARRED; // such options are inherited
-	adopt(fd, value);
+	adopt(fd, value, false);
 }
 
 RLM_EXPORT int accept(int fd, __SOCKADDR_ARG addr, socklen_t *restrict addrlen)

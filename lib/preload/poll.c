@@ -27,7 +27,8 @@ struct polling {
 	nfds_t n;
 	struct pollfd *shadow; // n + 1
 	struct entry *entries;
-	struct deadline deadline;
+	uint64_t timeout_ns;      // 0 and not forever: do not wait
+	struct deadline deadline; // from the first sleep on
 	bool forever;
 	const sigset_t *mask;
 };
@@ -226,11 +227,12 @@ static int poll_ours(struct polling *p)
 		n = evaluate(p);
 		if (n || timed_out)
 			return n;
-		if (!p->forever && !p->deadline.set)
+		if (!p->forever && !p->deadline.set && !p->timeout_ns)
 			return 0;
 		helper_ensure();
 		hold(p);
 		if (!spin(p)) {
+			deadline_start(&p->deadline, p->timeout_ns);
 			n = sleep_once(p, &timed_out);
 			if (n < 0) {
 				release(p);
@@ -243,11 +245,14 @@ static int poll_ours(struct polling *p)
 
 #define ON_STACK 64
 
-static int run_poll(struct pollfd *fds, nfds_t n, struct deadline deadline, bool forever, const sigset_t *mask)
+// timeout_ns counts from the first sleep, unless deadline is set.
+static int run_poll(struct pollfd *fds, nfds_t n, uint64_t timeout_ns, struct deadline deadline, bool forever,
+		    const sigset_t *mask)
 {
 	struct pollfd few_shadow[ON_STACK + 1];
 	struct entry few_entries[ON_STACK];
-	struct polling p = {.fds = fds, .n = n, .deadline = deadline, .forever = forever, .mask = mask};
+	struct polling p = {
+		.fds = fds, .n = n, .timeout_ns = timeout_ns, .deadline = deadline, .forever = forever, .mask = mask};
 	int r;
 
 	p.shadow = n <= ON_STACK ? few_shadow : malloc((n + 1) * sizeof(*p.shadow));
@@ -296,13 +301,9 @@ static bool needs_second_look(const struct pollfd *fds, nfds_t n)
 	return false;
 }
 
-static struct deadline deadline_from(const struct timespec *timeout)
+static uint64_t nanoseconds(const struct timespec *timeout)
 {
-	struct deadline d = {0};
-
-	if (timeout && (timeout->tv_sec || timeout->tv_nsec))
-		deadline_start(&d, (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec);
-	return d;
+	return timeout ? (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec : 0;
 }
 
 static int poll_any(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
@@ -313,13 +314,13 @@ static int poll_any(struct pollfd *fds, nfds_t n, const struct timespec *timeout
 
 	if (n > FDTABLE_SIZE || !any_tracked(fds, n, &ours))
 		return REAL(ppoll)(fds, n, timeout, mask);
-	deadline = deadline_from(timeout);
 	if (!ours) {
+		deadline_start(&deadline, nanoseconds(timeout));
 		r = REAL(ppoll)(fds, n, timeout, mask);
 		if (r <= 0 || !needs_second_look(fds, n))
 			return r;
 	}
-	return (int)rlm_result(run_poll(fds, n, deadline, !timeout, mask));
+	return (int)rlm_result(run_poll(fds, n, ours ? nanoseconds(timeout) : 0, deadline, !timeout, mask));
 }
 
 RLM_EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout)
@@ -435,9 +436,9 @@ static int select_ours(int n, fd_set *in, fd_set *out, fd_set *except, const str
 		fds = malloc((size_t)n * sizeof(*fds));
 	if (!fds)
 		return -ENOMEM;
-	*deadline = deadline_from(timeout);
+	deadline_start(deadline, nanoseconds(timeout));
 	count = sets_to_poll(n, in, out, except, fds);
-	r = run_poll(fds, count, *deadline, !timeout, mask);
+	r = run_poll(fds, count, 0, *deadline, !timeout, mask);
 	if (r >= 0)
 		r = poll_to_sets(n, in, out, except, fds, count);
 	if (fds != few)
@@ -454,7 +455,7 @@ RLM_EXPORT int select(int n, fd_set *restrict in, fd_set *restrict out, fd_set *
 		      struct timeval *restrict timeout)
 {
 	struct timespec t = {0, 0}, left = {0, 0};
-	struct deadline deadline;
+	struct deadline deadline = {0};
 	int r;
 
 	if (!set_is_small(n) || !select_has_tracked(n, in, out, except) ||
@@ -475,7 +476,7 @@ RLM_EXPORT int select(int n, fd_set *restrict in, fd_set *restrict out, fd_set *
 RLM_EXPORT int pselect(int n, fd_set *restrict in, fd_set *restrict out, fd_set *restrict except,
 		       const struct timespec *restrict timeout, const sigset_t *restrict mask)
 {
-	struct deadline deadline;
+	struct deadline deadline = {0};
 
 	if (!set_is_small(n) || !select_has_tracked(n, in, out, except) ||
 	    (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= 1000000000)))

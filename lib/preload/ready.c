@@ -63,10 +63,10 @@ struct ready ready_now(struct rlm_conn *c, int fd, uint32_t kernel)
 		return r;
 	}
 	r.events &= ~(uint32_t)READABLE;
+	r.head = atomic_load_explicit(&b->rx.peer->head, memory_order_acquire); // first: later data is news
 	if (readable(c, b, fd, kernel))
 		r.events |= READABLE;
 	stream_note_rx(c, b);
-	r.head = atomic_load_explicit(&b->rx.peer->head, memory_order_relaxed);
 	r.ask_kernel = b->rx_state != RX_RING;
 	rlm_lock_drop(&c->rx_lock);
 

@@ -27,7 +27,7 @@ static inline void stream_count(struct rlm_conn *c, _Atomic uint64_t *bytes, int
 	if (n > 0)
 		atomic_store_explicit(bytes, sum += (uint64_t)n, memory_order_relaxed);
 	atomic_store_explicit(&c->calls, calls, memory_order_relaxed);
-	if (__builtin_expect(calls == stream_threshold_calls || sum >= stream_threshold_bytes, 0))
+	if (__builtin_expect(calls == stream_threshold_calls || (sum >= stream_threshold_bytes && !(calls & 7)), 0))
 		stream_consider(c, fd);
 }
 
@@ -49,6 +49,9 @@ static inline void stream_plain_send_end(struct rlm_conn *c, int fd, ssize_t n)
 	stream_count(c, &conn_stat(&arena, c)->tx_bytes_plain, fd, n);
 }
 
+// Somebody may wait for the count in rx_inflight to go down.
+void stream_wake(struct rlm_conn *c);
+
 // The same for receiving. The result may be less than n, or STREAM_AGAIN: the connection was promoted meanwhile.
 // -errno when the stream is broken. iov: where the kernel put the n bytes.
 static inline bool stream_plain_recv_begin(struct rlm_conn *c)
@@ -59,6 +62,7 @@ static inline bool stream_plain_recv_begin(struct rlm_conn *c)
 	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) == 0, 1))
 		return true;
 	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_release);
+	stream_wake(c);
 	return false;
 }
 
@@ -71,7 +75,9 @@ static inline int64_t stream_plain_recv_end(struct rlm_conn *c, int fd, const st
 	stream_count(c, &conn_stat(&arena, c)->rx_bytes_plain, fd, flags & MSG_PEEK ? 0 : n);
 	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_acquire) != 0, 0))
 		return stream_plain_recv_end_bound(c, fd, iov, iovcnt, n, flags);
-	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_release);
+	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
+	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) != 0, 0))
+		stream_wake(c); // somebody may wait for us to leave the kernel
 	return n;
 }
 

@@ -4,6 +4,7 @@
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/time.h>
 
 #include "epoll.h"
@@ -147,6 +148,8 @@ static void leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd)
 
 	b->tx_stop = b->rx_stop = 1;
 	pay_before_close(c, b, fd);
+	if (b->rx_state == RX_READY)
+		cutover_rx_ask(b); // the offer must not outlive us
 	eat_frames(c, b, fd);
 	if (has_unread(b))
 		sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
@@ -340,12 +343,14 @@ int stream_unread(struct rlm_conn *c, int fd, int kernel)
 	way = cutover_rx(c, b, fd, &available);
 	if (way == RX_WAY_RING)
 		n = available;
-	else if (way == RX_WAY_LIMIT)
-		n = b->drain;
-	else if (way == RX_WAY_PLAIN)
-		n = (uint64_t)kernel + (b->stash_to - b->stash_at);
-	else if (way == RX_WAY_SINGLE)
+	else if (b->stash_at != b->stash_to)
+		n = b->stash_to - b->stash_at;
+	else if (sys_ioctl(fd, FIONREAD, &kernel) == 0) // now: before, it may have counted frames
 		n = (uint64_t)kernel;
+	if (way == RX_WAY_LIMIT && n > b->drain)
+		n = b->drain;
+	else if (way != RX_WAY_LIMIT && way != RX_WAY_RING && way != RX_WAY_PLAIN && way != RX_WAY_SINGLE)
+		n = 0;
 	rlm_lock_drop(&c->rx_lock);
 	return n > INT_MAX ? INT_MAX : (int)n;
 }
@@ -393,6 +398,7 @@ static bool is_plain(struct rlm_conn *c, int fd, bool leftover)
 		stream_note_rx(c, b);
 	}
 	rlm_lock_drop(&c->rx_lock);
+	wake_conn(c); // threads that sleep on a round that is over
 	return plain;
 }
 
@@ -491,7 +497,7 @@ void stream_before_exec(void)
 		struct rlm_conn *c = fd_conn(fd);
 		long flags;
 
-		if (!c || !atomic_load_explicit(&c->bound, memory_order_relaxed))
+		if (!c)
 			continue;
 		flags = sys_fcntl(fd, F_GETFD, 0);
 		if (flags >= 0 && !(flags & FD_CLOEXEC))

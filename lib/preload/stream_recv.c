@@ -304,6 +304,10 @@ static int64_t receive(struct rlm_conn *c, int fd, const struct iovec *iov, int 
 		b = stream_bound(c);
 		if (r.user)
 			r.fd = stream_fd(c, r.fd);
+		if (b && !r.user && !stream_is_current(c, r.fd) && fd_entry(r.fd) == 0) {
+			rlm_lock_drop(&c->rx_lock);
+			return -EBADF; // being closed right now
+		}
 		n = b && (r.user || stream_is_current(c, r.fd)) ? one_step(&r, b) : from_kernel(&r, NULL, false);
 	} while (n == GO_ON);
 	if (r.user)

@@ -112,6 +112,10 @@ static int64_t send_all(struct rlm_conn *c, int fd, const struct iovec *iov, int
 		b = stream_bound(c);
 		if (*user)
 			fd = stream_fd(c, fd);
+		if (b && !*user && !stream_is_current(c, fd) && fd_entry(fd) == 0) {
+			rlm_lock_drop(&c->tx_lock);
+			return -EBADF; // being closed right now
+		}
 		if (!b || (!*user && !stream_is_current(c, fd))) {
 			atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
 			rlm_lock_drop(&c->tx_lock);
@@ -148,6 +152,11 @@ static int64_t send_all(struct rlm_conn *c, int fd, const struct iovec *iov, int
 				return done ? (int64_t)done : -EAGAIN;
 			}
 			if (b->tx_state != TX_RING) {
+				rlm_lock_drop(&c->tx_lock);
+				continue;
+			}
+			if (atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_relaxed) == b->tx_round) {
+				atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
 				rlm_lock_drop(&c->tx_lock);
 				continue;
 			}

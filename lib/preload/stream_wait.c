@@ -142,6 +142,11 @@ int stream_wait_tcp_writable(int fd, struct deadline *d)
 	return r == 0 ? -EAGAIN : r < 0 ? -errno : 0;
 }
 
+void stream_wake(struct rlm_conn *c)
+{
+	wake_conn(c);
+}
+
 int stream_wait_event(struct rlm_conn *c, uint32_t seen, struct deadline *d)
 {
 	helper_ensure();

@@ -110,6 +110,7 @@ void pair_open(struct pair *p, uint64_t ring_size)
 		region_open(&p->region[i], ring_size);
 	for (int i = 0; i < 2; i++)
 		end_init(&p->end[i], fd[i], &p->region[i], &p->region[!i]);
+	p->end[0].conn.flags = RLM_CONN_ACTIVE;
 }
 
 void pair_close(struct pair *p)

@@ -41,7 +41,8 @@ static void world_start(bool spin)
 		w.b[i].conn = &w.conn[i];
 		w.b[i].tx = w.b[i].rx = (struct rlm_ring){&w.slot[i], &w.slot[!i], w.ring, RING, 0};
 		w.b[i].doorbell_peer = -1;
-		w.b[i].rx_spin = w.b[i].tx_spin = RLM_SPIN_START;
+		wake_spin_init(&w.b[i].rx_spin);
+		wake_spin_init(&w.b[i].tx_spin);
 	}
 	w.doorbell = tx->doorbell_peer = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	assert_true(w.doorbell >= 0);
@@ -324,32 +325,39 @@ static void test_any_waiting_word(void **state)
 static void test_spin_budget(void **state)
 {
 	_Atomic uint64_t word = 1;
-	_Atomic uint32_t budget = RLM_SPIN_START;
+	struct rlm_spin spin;
 	uint32_t last;
 
+	wake_spin_init(&spin);
 	wake_init(1, 1);
-	assert_false(wake_may_spin(&budget));
+	assert_false(wake_may_spin(&spin));
 	wake_init(8, 0);
-	assert_false(wake_may_spin(&budget));
+	assert_false(wake_may_spin(&spin));
 	wake_init(2, 1);
-	assert_true(wake_may_spin(&budget));
+	assert_true(wake_may_spin(&spin));
 	for (int i = 0; i < 100; i++)
-		assert_true(wake_spin(&word, 0, &budget));
-	assert_in_range(budget, RLM_SPIN_MAX, RLM_SPIN_MAX + RLM_SPIN_MAX / 4);
-	for (int i = 0; i < 100 && wake_may_spin(&budget); i++) {
-		last = budget;
-		assert_false(wake_spin(&word, 1, &budget));
-		assert_true(budget <= last / 2);
+		assert_true(wake_spin(&word, 0, &spin));
+	assert_in_range(spin.budget, RLM_SPIN_MAX, RLM_SPIN_MAX + RLM_SPIN_MAX / 4);
+	for (int i = 0; i < 100 && wake_may_spin(&spin); i++) {
+		last = spin.budget;
+		assert_false(wake_spin(&word, 1, &spin));
+		assert_true(spin.budget <= last / 2);
 	}
-	assert_false(wake_may_spin(&budget));
-	last = budget;
-	assert_false(wake_spin(&word, 0, &budget)); // too low even for what is there already
-	wake_slept(&budget, RLM_SPIN_MAX);
-	assert_int_equal(budget, last);
-	for (int i = 0; i < 200; i++)
-		wake_slept(&budget, 100);
-	assert_true(wake_may_spin(&budget));
-	assert_in_range(budget, RLM_SPIN_MAX, 2 * RLM_SPIN_MAX);
+	assert_false(wake_may_spin(&spin));
+	last = spin.budget;
+	assert_false(wake_spin(&word, 0, &spin)); // too low even for what is there already
+	wake_slept(&spin, RLM_SPIN_MAX);
+	assert_int_equal(spin.budget, last);
+	// A number of short sleeps in a row brings the budget back to what they took, not fewer.
+	for (unsigned i = 1; i < spin.wanted; i++) {
+		wake_slept(&spin, 10000);
+		assert_false(wake_may_spin(&spin));
+	}
+	wake_slept(&spin, 10000);
+	while (spin.streak)
+		wake_slept(&spin, 10000);
+	assert_true(wake_may_spin(&spin));
+	assert_in_range(spin.budget, 10000, 20000);
 	wake_init(1, 0);
 }
 
