@@ -48,6 +48,8 @@ void cutover_rx_ask(struct rlm_bound *b);
 bool cutover_rx_is_plain(const struct rlm_bound *b);
 // The sender has left the ring for now; what is in it is still to be read.
 bool cutover_rx_has_ended(const struct rlm_bound *b);
+// How many of n bytes that TCP holds come after the round's frames.
+uint64_t cutover_rx_payload_behind(const struct rlm_bound *b, uint64_t n);
 // rx_lock. Looks at TCP while on the ring: eats frames, notices the end. true: something changed, ask cutover_rx() again.
 bool cutover_rx_look_at_tcp(struct rlm_bound *b, int fd);
 

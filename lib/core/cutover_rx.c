@@ -114,6 +114,13 @@ bool cutover_rx_has_ended(const struct rlm_bound *b)
 	return b->rx_state != RX_PLAIN && b->rx_state != RX_READY && round_is_decided(b);
 }
 
+uint64_t cutover_rx_payload_behind(const struct rlm_bound *b, uint64_t n)
+{
+	uint64_t frames = FRAMES_SIZE - b->frame_got;
+
+	return n > frames ? n - frames : 0;
+}
+
 void cutover_rx_ask(struct rlm_bound *b)
 {
 	b->rx_stop = 1;

@@ -465,6 +465,13 @@ static bool arm_all(struct instance *ep)
 	return quiet;
 }
 
+static bool tcp_may_hold_payload(const struct rlm_conn *c)
+{
+	const struct rlm_bound *b = stream_bound(c);
+
+	return !b || !conn_stat(&arena, c)->rx_carrier || cutover_rx_has_ended(b);
+}
+
 // I says something: which items?
 static void harvest(struct instance *ep)
 {
@@ -483,7 +490,7 @@ static void harvest(struct instance *ep)
 					it->ask_kernel = true;
 					// Frames are no news; what they bring is seen by its effect. The rest is.
 					if (e[i].events & (EPOLLRDHUP | EPOLLPRI | ALWAYS) ||
-					    !conn_stat(&arena, conn_of(it))->rx_carrier)
+					    tcp_may_hold_payload(conn_of(it)))
 						it->news = true;
 					if (!conn_stat(&arena, conn_of(it))->tx_carrier && e[i].events & EPOLLOUT &&
 					    it->events & EPOLLOUT)

@@ -331,7 +331,7 @@ void stream_option_set(struct rlm_conn *c, int fd, int level, int name)
 int stream_unread(struct rlm_conn *c, int fd, int kernel)
 {
 	struct rlm_bound *b;
-	uint64_t n = 0, available;
+	uint64_t n = 0, available, tcp;
 	enum rx_way way;
 
 	rlm_lock_take(&c->rx_lock);
@@ -341,16 +341,16 @@ int stream_unread(struct rlm_conn *c, int fd, int kernel)
 		return kernel;
 	}
 	way = cutover_rx(c, b, fd, &available);
+	if (sys_ioctl(fd, FIONREAD, &kernel) < 0) // now: before, it may have counted frames
+		kernel = 0;
+	tcp = (uint64_t)kernel + (b->stash_to - b->stash_at);
+	// All that is there now, across a change of carrier: programs count down to zero what they were told and then wait for news.
 	if (way == RX_WAY_RING)
-		n = available;
-	else if (b->stash_at != b->stash_to)
-		n = b->stash_to - b->stash_at;
-	else if (sys_ioctl(fd, FIONREAD, &kernel) == 0) // now: before, it may have counted frames
-		n = (uint64_t)kernel;
-	if (way == RX_WAY_LIMIT && n > b->drain)
-		n = b->drain;
-	else if (way != RX_WAY_LIMIT && way != RX_WAY_RING && way != RX_WAY_PLAIN && way != RX_WAY_SINGLE)
-		n = 0;
+		n = available + (cutover_rx_has_ended(b) ? cutover_rx_payload_behind(b, tcp) : 0);
+	else if (way == RX_WAY_LIMIT && tcp >= b->drain)
+		n = b->drain + ((available = ring_available_now(&b->rx)) == RLM_RING_BROKEN ? 0 : available);
+	else if (way == RX_WAY_LIMIT || way == RX_WAY_PLAIN || way == RX_WAY_SINGLE)
+		n = tcp;
 	rlm_lock_drop(&c->rx_lock);
 	return n > INT_MAX ? INT_MAX : (int)n;
 }

@@ -135,12 +135,18 @@ static int64_t finish(const struct receive *r, int64_t n)
 	return n < 0 && r->done ? (int64_t)r->done : n < 0 ? n : (int64_t)r->done + n;
 }
 
-// n bytes reached the caller's buffer.
-static int64_t got(struct receive *r, uint64_t n)
+// n bytes reached the caller's buffer. boundary: the carrier may change here, and the next byte may be there already. Programs take a short
+// receive for an empty socket (with edge-triggered epoll they wait for the next edge), so it must not end at a boundary.
+static int64_t got(struct receive *r, uint64_t n, bool boundary)
 {
 	r->done += n;
-	if (r->done == r->total || !(r->flags & MSG_WAITALL) || r->flags & MSG_PEEK)
+	if (r->done == r->total || r->flags & MSG_PEEK)
 		return (int64_t)r->done;
+	if (r->flags & MSG_WAITALL)
+		return GO_ON;
+	if (!boundary)
+		return (int64_t)r->done;
+	r->flags |= MSG_DONTWAIT;
 	return GO_ON;
 }
 
@@ -176,7 +182,7 @@ static int64_t from_kernel(struct receive *r, struct rlm_bound *b, bool counted)
 		if (!cursor_next(&next, (uint64_t)n - moved, &step))
 			break;
 	r->at = next;
-	return got(r, (uint64_t)n);
+	return got(r, (uint64_t)n, atomic_load_explicit(&r->c->bound, memory_order_relaxed) != 0);
 }
 
 static void be_user(struct receive *r)
@@ -265,8 +271,9 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 		if (__builtin_expect(!conn_stat(&arena, c)->rx_carrier, 0))
 			stream_note_rx(c, b);
 		n = (int64_t)ring_recv(c, b, &r->at, r->total - r->done, available, r->flags);
+		way = cutover_rx_has_ended(b) ? RX_WAY_LIMIT : RX_WAY_RING;
 		rlm_lock_drop(&c->rx_lock);
-		return r->total == 0 ? 0 : got(r, (uint64_t)n);
+		return r->total == 0 ? 0 : got(r, (uint64_t)n, way == RX_WAY_LIMIT);
 	case RX_WAY_PLAIN:
 	case RX_WAY_SINGLE:
 		if (b->stash_at == b->stash_to)
@@ -290,7 +297,7 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 		return finish(r, -ECONNRESET);
 	}
 	rlm_lock_drop(&c->rx_lock);
-	return n <= 0 ? finish(r, n) : got(r, (uint64_t)n);
+	return n <= 0 ? finish(r, n) : got(r, (uint64_t)n, true);
 }
 
 static int64_t receive(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)

@@ -62,7 +62,7 @@ nginx_curl_many() {
 	tail -c +1000001 "$work/www/200m" | head -c 2000000 >"$dir/want"
 	same_file "$dir/want" "$dir/range"
 	[ "$(client curl -s -o "$dir/none" -w '%{http_code}' "http://$server_address:8080/missing")" = 404 ] || fail "no 404"
-	need 2 5000000
+	need 1 4000000 # the range is over before it can be matched
 	say "100 files right"
 }
 
