@@ -512,10 +512,11 @@ out:
 	helper_unpin();
 }
 
+// Of this process: another one of the family may have connections whose slots are mapped there alone.
 static void for_each_bound(void (*what)(struct rlm_conn *c))
 {
 	for (uint32_t i = 0; i < arena.table->used; i++)
-		if (arena.stats[i].generation & 1 && arena.conns[i].bound)
+		if (arena.stats[i].generation & 1 && arena.conns[i].bound && fd_of_conn(&arena.conns[i]) >= 0)
 			what(&arena.conns[i]);
 }
 

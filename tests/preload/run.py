@@ -155,16 +155,43 @@ def excerpt(text, test=None):
     return "\n".join(l for l in lines[-12:] if l.strip())
 
 
+def read_known():
+    """What is known to fail, as {(state, program, test)}; see the file itself."""
+    with open(os.path.join(here, "known-failures")) as f:
+        lines = [line.split("#")[0].split() for line in f]
+    return {tuple(line) for line in lines if line}
+
+
+def is_known(known, state, program, test):
+    return (state, program, test.split("/")[0]) in known
+
+
+def run_one_by_one(options, program, state, tests):
+    good, report = 0, []
+    for test in tests:
+        if is_known(options.known, state, program, test):
+            continue
+        passed, _, text = run_once(options, program, state, test, TEST_SECONDS)
+        if not passed:
+            passed, _, again = run_once(options, program, state, test, TEST_SECONDS)
+            report.append(f"  {state:<12} {program}: {test}{' (passes when run again)' if passed else ''}\n{excerpt(text)}")
+        good += passed
+    known = sum(is_known(options.known, state, program, test) for test in tests)
+    return good, len(tests) - known - good, "\n".join(report)
+
+
 def run_program(options, program, state):
     """(passed count, failed count, report)"""
     if (program, state) in NOT_IN:
         return 0, 0, ""
     tests = list_tests(options, program)
+    if any(is_known(options.known, state, program, test) for test in tests):
+        return run_one_by_one(options, program, state, tests)
     passed, failed, text = run_once(options, program, state, None, PROGRAM_SECONDS)
     if passed:
         return len(tests), 0, ""
     done = set(re.findall(r"^\[       OK \] (\S+)$", text, re.M)) - set(failed)
-    report, bad = [], 0
+    report, bad, unsteady = [], 0, False
     for test in tests:
         if options.quick and test in done:
             continue
@@ -173,10 +200,10 @@ def run_program(options, program, state):
             bad += 1
             report.append(f"  {state:<12} {program}: {test}\n{excerpt(alone)}")
         elif test in failed:
-            # It failed among the others: that counts, too.
-            bad += 1
+            # Unsteady: shown, and to be looked into, but no reason to stop.
+            unsteady = True
             report.append(f"  {state:<12} {program}: {test} (passes alone)\n{excerpt(text, test)}")
-    if not bad:
+    if not bad and not unsteady:
         bad = 1
         report.append(f"  {state:<12} {program}: fails as a whole, each test passes alone: {' '.join(failed)}\n{excerpt(text)}")
     return len(tests) - bad, bad, "\n".join(report)
@@ -187,10 +214,12 @@ def main():
     parser.add_argument("--build", default=os.path.join(here, "../../build"))
     parser.add_argument("--states", default=",".join(STATES))
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--all", action="store_true", help="also run what is known to fail")
     parser.add_argument("--quick", action="store_true", help="do not rerun the tests that passed")
     parser.add_argument("programs", nargs="*")
     options = parser.parse_args()
     options.build = os.path.abspath(options.build)
+    options.known = set() if options.all else read_known()
     states = options.states.split(",")
     for state in states:
         if state not in STATES:
@@ -221,8 +250,12 @@ def main():
                 cells.append(f"{bad} of {good + bad} bad" if bad else f"{good} ok" if good else "-")
             print(f"{program:<{width}} " + " ".join(f"{c:>12}" for c in cells), flush=True)
     if reports:
-        print("\nfailed:")
+        print("\nfailed, now or only now and then:")
         print("\n".join(reports))
+    for state in states:
+        count = sum(known[0] == state for known in options.known)
+        if count:
+            print(f"not run in state {state}: {count} tests that are known to fail, see known-failures")
     print(f"{totals[0]} passed, {totals[1]} failed")
     return 1 if totals[1] else 0
 
