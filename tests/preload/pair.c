@@ -271,6 +271,7 @@ void pair_close(struct pair *pair)
 	pair->a = pair->b = -1;
 }
 
+// Ring states: both directions are on the ring now; the others: both have been.
 static bool on_ring(int fd)
 {
 	struct rlm_info info;
@@ -345,14 +346,10 @@ static void settle_partly(struct pair *pair)
 	}
 }
 
-void pair_settle(struct pair *pair)
+static void touch_until_used(struct pair *pair)
 {
 	int64_t deadline = now_ms() + DEADLINE_MS;
 
-	if (carrier() == CARRIER_PROMOTE_MID)
-		settle_partly(pair);
-	if (!carrier_accelerates() || carrier() == CARRIER_PROMOTE_MID)
-		return;
 	while (!on_ring(pair->a) || !on_ring(pair->b)) {
 		if (now_ms() > deadline) {
 			describe(pair->a, "a");
@@ -362,6 +359,14 @@ void pair_settle(struct pair *pair)
 		pair_touch(pair);
 		nap_ms(1);
 	}
+}
+
+void pair_settle(struct pair *pair)
+{
+	if (carrier() == CARRIER_PROMOTE_MID)
+		settle_partly(pair);
+	else if (carrier_accelerates())
+		touch_until_used(pair);
 }
 
 void pair_check_ring(struct pair *pair)
@@ -380,9 +385,14 @@ void pair_check_used(struct pair *pair, uint64_t bytes)
 	struct rlm_info info;
 	int fds[] = {pair->a, pair->b};
 
-	// A short transfer may be over before the promotion it began with has come.
-	if (!carrier_accelerates() || (carrier() == CARRIER_PROMOTE_MID && bytes < 1u << 20))
+	if (!carrier_accelerates())
 		return;
+	// The transfer may have been over before its promotion came; then that comes now.
+	if (carrier() == CARRIER_PROMOTE_MID) {
+		set_nonblocking(pair->a, false);
+		set_nonblocking(pair->b, false);
+		touch_until_used(pair);
+	}
 	for (int i = 0; i < 2; i++) {
 		assert_returns(rlm_socket_info(fds[i], &info), 0);
 		if (carrier_is_ring() && (info.tx_bytes_ring < bytes || info.rx_bytes_ring < bytes)) {
