@@ -196,11 +196,23 @@ static bool receives_every_byte(int fd)
 	return sys_getsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &low, &len) == 0 && low <= 1;
 }
 
-// A BIND that answers an earlier offer of the connection that is being named right now.
-static struct rlm_msg_bind deferred_bind;
-static bool has_deferred_bind;
+// BINDs that came while a connection was being named. Binding takes locks of epoll instances, and who holds one of these may wait
+// for the connection whose locks are ours.
+#define BINDS_KEPT 128u
+static struct rlm_msg_bind binds[BINDS_KEPT];
+static unsigned binds_kept;
 
 static void on_bind(const struct rlm_msg_bind *m);
+
+static void do_kept_binds(void)
+{
+	while (!naming && binds_kept) {
+		struct rlm_msg_bind bind = binds[0];
+
+		memmove(binds, binds + 1, --binds_kept * sizeof(*binds));
+		on_bind(&bind);
+	}
+}
 
 void binding_offer(struct rlm_conn *c)
 {
@@ -228,10 +240,7 @@ void binding_offer(struct rlm_conn *c)
 		offer_by_isn(c, fd);
 out:
 	helper_unpin_naming();
-	if (has_deferred_bind) {
-		has_deferred_bind = false;
-		on_bind(&deferred_bind);
-	}
+	do_kept_binds();
 	obey_kept_orders();
 }
 
@@ -366,9 +375,11 @@ static void on_bind(const struct rlm_msg_bind *m)
 	struct rlm_bound *b;
 	int fd = -1;
 
-	if (c && c->bound == BOUND_NAMING) {
-		deferred_bind = *m;
-		has_deferred_bind = true;
+	if (naming) {
+		if (binds_kept < BINDS_KEPT)
+			binds[binds_kept++] = *m;
+		else
+			refuse(m);
 		return;
 	}
 	if (c)
