@@ -7,6 +7,7 @@
 //
 // An entry is live while `generation` is odd. Counters are relaxed: each is right by itself, not all at one instant.
 // The naming tickets are the one thing the broker writes; they are in a memfd page of their own (second fd of HELLO), so that the table can stay read-only.
+// Each process has its own page: those of a family share the table, but each names its connections in its own session.
 // The broker maps that page, so it must not be able to shrink: make it with MFD_ALLOW_SEALING; the broker adds F_SEAL_SHRINK itself. The table is read with pread.
 // ISN naming: process: lock both directions, ticket = OPEN, OFFER. Broker: OPEN -> CLAIMED (else skip), repair on, read, repair off, -> DONE.
 // Process, tired of waiting: OPEN -> CANCELLED (else wait for DONE: a few microseconds away). Then it unlocks.

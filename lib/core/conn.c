@@ -19,6 +19,8 @@ struct rlm_arena_shared {
 	uint32_t bound_used;
 };
 
+#define TICKETS_SIZE 4096
+
 static size_t page_up(size_t n)
 {
 	return (n + 4095) & ~(size_t)4095;
@@ -60,14 +62,11 @@ int arena_init(struct rlm_arena *a, uint32_t conn_capacity, uint32_t bound_capac
 	a->table_fd = make_memfd("rlm-table", table_size);
 	if (a->table_fd < 0)
 		return a->table_fd;
-	a->tickets_fd = make_memfd("rlm-tickets", 4096);
-	if (a->tickets_fd < 0)
-		goto err_table;
+	a->tickets_fd = -1;
 	a->table = map_shared(table_size, a->table_fd);
-	a->tickets = map_shared(4096, a->tickets_fd);
 	private = map_shared(4096 + conns + bounds, -1);
-	if (!a->table || !a->tickets || !private)
-		goto err_tickets; // mappings stay: this happens once, at the end of memory
+	if (!a->table || !private)
+		goto err_table; // mappings stay: this happens once, at the end of memory
 	a->stats = (struct rlm_conn_stat *)((uint8_t *)a->table + RLM_TABLE_OFFSET);
 	a->shared = (struct rlm_arena_shared *)private;
 	a->conns = (struct rlm_conn *)(private + 4096);
@@ -80,11 +79,32 @@ int arena_init(struct rlm_arena *a, uint32_t conn_capacity, uint32_t bound_capac
 	a->table->entry_size = sizeof(struct rlm_conn_stat);
 	return 0;
 
-err_tickets:
-	sys_close(a->tickets_fd);
 err_table:
 	sys_close(a->table_fd);
 	return -ENOMEM;
+}
+
+int arena_make_tickets(struct rlm_arena *a)
+{
+	int fd = make_memfd("rlm-tickets", TICKETS_SIZE);
+
+	if (fd < 0)
+		return fd;
+	a->tickets = map_shared(TICKETS_SIZE, fd);
+	if (!a->tickets) {
+		sys_close(fd);
+		return -ENOMEM;
+	}
+	a->tickets_fd = fd;
+	return 0;
+}
+
+void arena_drop_tickets(struct rlm_arena *a)
+{
+	if (a->tickets)
+		sys_call2(SYS_munmap, a->tickets, TICKETS_SIZE);
+	a->tickets = NULL;
+	a->tickets_fd = -1;
 }
 
 struct rlm_conn *conn_new(struct rlm_arena *a)

@@ -143,12 +143,18 @@ struct rlm_arena {
 	uint32_t conn_capacity;
 	uint32_t bound_capacity;
 	int table_fd; // memfd, for HELLO
-	int tickets_fd;
+	int tickets_fd; // these two: of this process alone, NULL until made
 	struct rlm_tickets_shared *tickets;
 };
 
 // Maps everything, lazily populated. Effect of fork: shared with the child. 0 or -errno.
 int arena_init(struct rlm_arena *arena, uint32_t conn_capacity, uint32_t bound_capacity);
+
+// The page of naming tickets. Not for the family: each process names its connections in a session of its own, and one's answer
+// must not be taken for another's. 0 or -errno.
+int arena_make_tickets(struct rlm_arena *arena);
+// In fork's child: the page is the parent's. The caller closes tickets_fd first.
+void arena_drop_tickets(struct rlm_arena *arena);
 
 // Takes a connection entry with one reference, or NULL when the table is full.
 struct rlm_conn *conn_new(struct rlm_arena *arena);

@@ -234,7 +234,7 @@ void binding_offer(struct rlm_conn *c)
 		goto out;
 	}
 	same = learn_addresses(c, fd);
-	if ((same && !(flags & RLM_CONN_ISN)) || flags & RLM_CONN_TUPLE)
+	if ((same && !(flags & RLM_CONN_ISN)) || flags & RLM_CONN_TUPLE || !arena.tickets)
 		send_offer(c, fd, RLM_NAME_TUPLE);
 	else
 		offer_by_isn(c, fd);

@@ -79,12 +79,15 @@ static int say_hello(int broker)
 {
 	union rlm_msg msg = broker_message(RLM_MSG_HELLO, hello, .version = RLM_PROTO_VERSION,
 					   .pid = (uint32_t)sys_call0(SYS_getpid), .connections = arena.conn_capacity);
-	int fds[2] = {read_only_table(), arena.tickets_fd}, r;
+	int fds[2] = {read_only_table()}, r;
 
 	if (fds[0] < 0)
 		return fds[0];
+	if (!arena.tickets && arena_make_tickets(&arena) == 0)
+		arena.tickets_fd = fd_make_internal(arena.tickets_fd);
+	fds[1] = arena.tickets_fd;
 	read_command(msg.hello.command, sizeof(msg.hello.command));
-	r = send_fds(broker, &msg, fds, 2);
+	r = send_fds(broker, &msg, fds, fds[1] < 0 ? 1 : 2);
 	sys_close(fds[0]);
 	return r;
 }

@@ -503,6 +503,8 @@ void helper_fork_child(void)
 	fd_close_internal(helper.broker);
 	fd_close_internal(helper.epoll_fd);
 	fd_close_internal(helper.wake_fd);
+	fd_close_internal(arena.tickets_fd);
+	arena_drop_tickets(&arena);
 	helper.broker = helper.epoll_fd = helper.wake_fd = -1;
 	helper.put = helper.taken = 0;
 	helper.next_connect_ms = helper.next_idle_ms = 0;

@@ -61,11 +61,9 @@ __attribute__((constructor)) static void start(void)
 	if (arena_init(&arena, CONNECTIONS, BINDINGS) < 0)
 		goto out;
 	arena.table_fd = fd_make_internal(arena.table_fd);
-	arena.tickets_fd = fd_make_internal(arena.tickets_fd);
 	if (fdtable_init() < 0)
 		goto out;
 	fd_set_entry(arena.table_fd, FD_INTERNAL, 0);
-	fd_set_entry(arena.tickets_fd, FD_INTERNAL, 0);
 	pthread_atfork(fork_prepare, fork_parent, fork_child);
 out:
 	errno = saved;

@@ -395,6 +395,50 @@ static void new_connections_in_child(void **state)
 	recv_text(p->b, "abc");
 }
 
+// Ends with different addresses: the broker must read their sequence numbers while the process holds them still.
+static void open_and_settle(void)
+{
+	struct sockaddr_in other = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1)}, to;
+	struct pair q = {.a = tcp_socket(AF_INET), .family = AF_INET};
+	socklen_t size = sizeof(to);
+	int listener = listener_open(AF_INET);
+
+	assert_that(listener >= 0);
+	assert_returns(getsockname(listener, (struct sockaddr *)&to, &size), 0);
+	assert_returns(bind(q.a, (struct sockaddr *)&other, sizeof(other)), 0);
+	assert_returns(connect(q.a, (struct sockaddr *)&to, size), 0);
+	q.b = accept(listener, NULL, NULL);
+	assert_that(q.b >= 0);
+	close(listener);
+	pair_settle(&q);
+	pair_close(&q);
+}
+
+// Children of one process whose connections are named at the same moments.
+static void named_in_children(void **state)
+{
+	pid_t children[8];
+	int gate[2];
+	char byte;
+
+	(void)state;
+	assert_returns(pipe(gate), 0);
+	for (int i = 0; i < 8; i++) {
+		children[i] = fork();
+		if (children[i] == 0) {
+			close(gate[1]);
+			assert_returns(read(gate[0], &byte, 1), 0);
+			for (int k = 0; k < 20; k++)
+				open_and_settle();
+			_exit(0);
+		}
+	}
+	close(gate[0]);
+	close(gate[1]);
+	for (int i = 0; i < 8; i++)
+		child_finish(children[i]);
+}
+
 // clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(child_uses),
@@ -410,6 +454,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(grandchild),
     TEST_SETTLED(fork_under_traffic),
     TEST_SETTLED(new_connections_in_child),
+    cmocka_unit_test(named_in_children),
 };
 // clang-format on
 
