@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The sending half of the cut-over: begin a round at an exact TCP byte, end it at an exact ring byte, pay what TCP is owed.
 #include <errno.h>
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <string.h>
 
 #include "cutover.h"
@@ -48,10 +51,25 @@ static bool push(struct rlm_bound *b, int fd, const uint8_t *data, uint64_t n, b
 	return true;
 }
 
+// What Nagle's algorithm or TCP_CORK hold back, frames and the last bytes before a cut, would come up to 200 ms late. Setting TCP_NODELAY
+// sends what is queued in any case.
+static void flush(int fd)
+{
+	int unsent = 0, was = 1, on = 1;
+	socklen_t len = sizeof(was);
+
+	if (sys_ioctl(fd, SIOCOUTQNSD, &unsent) < 0 || !unsent)
+		return;
+	sys_getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &was, &len);
+	sys_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	if (!was)
+		sys_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &was, sizeof(was));
+}
+
 static bool pay(struct rlm_bound *b, int fd, bool more)
 {
 	uint64_t done = b->owed_at;
-	bool resending = b->resend_at != b->resend_to;
+	bool resending = b->resend_at != b->resend_to, owed = cutover_tx_owes(b);
 	bool all = push(b, fd, b->owed, b->owed_len, more || resending, &done);
 
 	b->owed_at = (uint8_t)done;
@@ -69,6 +87,8 @@ static bool pay(struct rlm_bound *b, int fd, bool more)
 		if (!all)
 			return false;
 	}
+	if (owed && !more)
+		flush(fd);
 	return true;
 }
 
@@ -171,7 +191,7 @@ enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool mor
 		return TX_WAY_PLAIN;
 	if (b->tx_state == TX_RING)
 		end_if_wanted(b);
-	if (cutover_tx_owes(b) && !pay(b, fd, more) && b->tx_state == TX_PLAIN)
+	if (cutover_tx_owes(b) && !pay(b, fd, more && b->tx_state == TX_PLAIN) && b->tx_state == TX_PLAIN)
 		return TX_WAY_BLOCKED;
 	if (b->tx_dead)
 		return TX_WAY_PLAIN;

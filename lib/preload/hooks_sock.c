@@ -234,7 +234,11 @@ RLM_EXPORT int setsockopt(int fd, int level, int name, const void *value, sockle
 
 	if (c && option_bars(level, name, value, len) && stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0)
 		return (int)rlm_result(-ENOBUFS);
-	r = REAL(setsockopt)(fd, level, name, value, len);
+	// A change of carrier may set this one for a moment, and set it back.
+	if (c && level == IPPROTO_TCP && name == TCP_NODELAY)
+		r = stream_set_nodelay(c, fd, value, len);
+	else
+		r = REAL(setsockopt)(fd, level, name, value, len);
 	if (r == 0 && c)
 		stream_option_set(c, fd, level, name);
 	else if (r == 0 && fd_kind(fd) == FD_SOCKET && option_bars(level, name, value, len))

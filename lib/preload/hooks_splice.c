@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // sendfile() and splice() with a connection at one end.
 //
-// On a ring, bytes come through a buffer and, on their way out, through a pipe of our own: sendfile() into it applies
-// all of the kernel's rules for the file and its position, and tee() into it looks at another pipe's bytes without
-// taking them. What the connection did not take is left where it was.
+// What the page cache has of a regular file is read into the ring. Everything else comes through a buffer and, on its way
+// out, through a pipe of our own: sendfile() into it applies all of the kernel's rules for the file and its position,
+// and tee() into it looks at another pipe's bytes without taking them. What the connection did not take is left where it was.
 #include "hooks.h"
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "sys.h"
@@ -97,23 +98,22 @@ static void read_all(int fd, char *buffer, size_t n)
 
 // --- sendfile ---
 
-// count <= CHUNK, on the ring. Offset or position advance by what was sent.
-static int64_t file_to_conn(struct rlm_conn *c, int out, int in, off64_t *offset, size_t count)
+// On the ring, by way of a buffer, at most CHUNK. Offset or position advance by what was sent.
+static int64_t tube_to_conn(struct rlm_conn *c, int out, int in, off64_t *offset, size_t count)
 {
 	struct tube t;
 	int64_t sent;
 	ssize_t n = 0;
 	size_t have = 0;
 
-	// Pipes and sockets can be sendfile()d to a pipe, but not to a socket.
-	if (lseek(in, 0, SEEK_CUR) < 0)
-		return REAL(sendfile64)(out, in, offset, count) < 0 ? -errno : -EINVAL;
 	if (!tube_open(&t)) {
 		if (stream_to_kernel(c, out, RLM_WHY_LIMIT) < 0)
 			return -ENOBUFS;
 		n = REAL(sendfile64)(out, in, offset, count);
 		return n < 0 ? -errno : n;
 	}
+	if (count > CHUNK)
+		count = CHUNK;
 	while (have < count && (n = REAL(sendfile64)(t.to, in, offset, count - have)) > 0) {
 		read_all(t.from, t.buffer + have, (size_t)n);
 		have += (size_t)n;
@@ -131,10 +131,38 @@ static int64_t file_to_conn(struct rlm_conn *c, int out, int in, off64_t *offset
 	return sent;
 }
 
+// A read of these waits for nothing but the disk, and takes nothing away.
+static bool is_regular(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+// more: the connection would have taken more.
+static int64_t file_to_conn(struct rlm_conn *c, int out, int in, off64_t *offset, size_t count, bool *more)
+{
+	int64_t n;
+
+	*more = false;
+	// Of nothing: the kernel checks the descriptors, also that this one could be sent to a socket, and the offset.
+	if (REAL(sendfile64)(out, in, offset, 0) < 0)
+		return -errno;
+	if (is_regular(in)) {
+		n = stream_send_file(c, out, in, offset, count, more);
+		if (n || !*more)
+			return n;
+	}
+	n = tube_to_conn(c, out, in, offset, count);
+	*more = n == (int64_t)(count < CHUNK ? count : CHUNK);
+	return n;
+}
+
 static ssize_t sendfile_to(struct rlm_conn *c, int out, int in, off64_t *offset, size_t count)
 {
 	struct hook_call call;
 	size_t done = 0, part;
+	bool more;
 	ssize_t n;
 
 	if (count > HOOK_MOST)
@@ -143,13 +171,13 @@ static ssize_t sendfile_to(struct rlm_conn *c, int out, int in, off64_t *offset,
 		part = count - done < PLAIN_CHUNK ? count - done : PLAIN_CHUNK;
 		if (hook_send_begin(&call, c, out, 0)) {
 			n = hook_send_end(&call, REAL(sendfile64)(out, in, offset, part));
+			more = n == (ssize_t)part;
 		} else {
-			part = part < CHUNK ? part : CHUNK;
-			n = rlm_result(file_to_conn(c, out, in, offset, part));
+			n = rlm_result(file_to_conn(c, out, in, offset, count - done, &more));
 		}
 		if (n > 0)
 			done += (size_t)n;
-	} while (done < count && n == (ssize_t)part);
+	} while (done < count && more);
 	return done ? (ssize_t)done : n;
 }
 

@@ -86,6 +86,9 @@ static inline int64_t stream_plain_recv_end(struct rlm_conn *c, int fd, const st
 // stream_to_kernel() first).
 int64_t stream_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags);
 int64_t stream_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags);
+// The same for n bytes of a regular file, as sendfile() does it: from *offset, or its position, which advance.
+// more: it is not the connection that ended it. 0 with `more`: the file has nothing in memory here, the caller must read it.
+int64_t stream_send_file(struct rlm_conn *c, int fd, int file, off64_t *offset, uint64_t n, bool *more);
 
 // Before the kernel must see the socket used in a way librlm does not follow: ends rounds, forbids new ones, and waits (bounded) until
 // both directions are plain. why: RLM_WHY_*. 0, or -EBUSY when it could not be done in time.
@@ -104,6 +107,8 @@ void stream_duplicated(int oldfd, int newfd);
 int stream_shutdown(struct rlm_conn *c, int fd, int how);
 // The application set O_NONBLOCK.
 void stream_set_nonblock(struct rlm_conn *c, bool nonblock);
+// setsockopt(TCP_NODELAY), with the result of the kernel.
+int stream_set_nodelay(struct rlm_conn *c, int fd, const void *value, socklen_t len);
 // After a successful setsockopt() by the application.
 void stream_option_set(struct rlm_conn *c, int fd, int level, int name);
 // FIONREAD: payload bytes that a receive would find. kernel: what the kernel said.

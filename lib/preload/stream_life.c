@@ -2,6 +2,7 @@
 // Connections come, are duplicated, shut down, closed, inherited, and handed back to the kernel.
 #include <fcntl.h>
 #include <linux/sockios.h>
+#include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <sys/ioctl.h>
@@ -295,6 +296,16 @@ void stream_set_nonblock(struct rlm_conn *c, bool nonblock)
 		atomic_fetch_or_explicit(&c->flags, RLM_CONN_NONBLOCK, memory_order_relaxed);
 	else
 		atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_NONBLOCK, memory_order_relaxed);
+}
+
+int stream_set_nodelay(struct rlm_conn *c, int fd, const void *value, socklen_t len)
+{
+	int r;
+
+	rlm_lock_take(&c->tx_lock);
+	r = REAL(setsockopt)(fd, IPPROTO_TCP, TCP_NODELAY, value, len);
+	rlm_lock_drop(&c->tx_lock);
+	return r;
 }
 
 static uint64_t get_timeout_ns(int fd, int name)

@@ -6,20 +6,43 @@
 #define RING_FLAGS (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE | MSG_EOR | MSG_CONFIRM | MSG_DONTROUTE)
 #define PUBLISH_EVERY (64u << 10) // a long copy becomes visible in pieces, so that the receiver can start
 
-static int64_t kernel_send(struct rlm_conn *c, int fd, const struct cursor *at, int flags)
+#define FILE_PLAIN (1u << 20)     // what the kernel sends of a file before the connection is looked at again
+
+// What is to be sent: an array of buffers, or a file from its position or *offset on.
+struct load {
+	struct cursor at;
+	int file; // -1: none
+	off64_t *offset;
+	bool more; // it was not the connection that ended it
+};
+
+static ssize_t kernel_send_file(int fd, struct load *load, uint64_t most)
+{
+	uint64_t part = most < FILE_PLAIN ? most : FILE_PLAIN;
+	ssize_t n = REAL(sendfile64)(fd, load->file, load->offset, part);
+
+	load->more = n == (ssize_t)part;
+	return n;
+}
+
+static ssize_t kernel_send_vector(int fd, const struct cursor *at, int flags)
 {
 	struct iovec scratch[64];
 	struct msghdr msg = {.msg_iov = scratch};
-	bool whole = at->offset == 0 && at->left > 64;
-	ssize_t n;
 
-	if (whole) {
+	if (at->offset == 0 && at->left > 64) {
 		msg.msg_iov = (struct iovec *)(uintptr_t)at->iov;
 		msg.msg_iovlen = (size_t)at->left;
 	} else {
 		msg.msg_iovlen = (size_t)cursor_rest(at, scratch, 64);
 	}
-	n = REAL(sendmsg)(fd, &msg, flags);
+	return REAL(sendmsg)(fd, &msg, flags);
+}
+
+static int64_t kernel_send(struct rlm_conn *c, int fd, struct load *load, uint64_t most, int flags)
+{
+	ssize_t n = load->file < 0 ? kernel_send_vector(fd, &load->at, flags) : kernel_send_file(fd, load, most);
+
 	if (n < 0)
 		n = -errno;
 	atomic_fetch_sub_explicit(&c->tx_inflight, 1, memory_order_release);
@@ -27,15 +50,43 @@ static int64_t kernel_send(struct rlm_conn *c, int fd, const struct cursor *at, 
 	return n;
 }
 
+// From the page cache into n bytes at `head`, not visible before ring_publish(). What is not in the cache is not waited for: we hold a lock.
+static uint64_t put_file(const struct rlm_ring *r, uint64_t head, struct load *load, uint64_t n)
+{
+	uint64_t at = head & (r->size - 1), first = n < r->size - at ? n : r->size - at;
+	struct iovec iov[2] = {{r->bytes + at, first}, {r->bytes, n - first}};
+	off64_t offset = load->offset ? *load->offset : -1;
+	long got = sys_call6(SYS_preadv2, load->file, iov, 2, offset, 0, RWF_NOWAIT);
+
+	load->more = got < (long)n;
+	if (got <= 0)
+		return 0;
+	if (load->offset)
+		*load->offset += got;
+	return (uint64_t)got;
+}
+
+static uint64_t put_next(const struct rlm_ring *r, uint64_t head, struct load *load, uint64_t most)
+{
+	uint64_t n;
+	void *p;
+
+	if (__builtin_expect(load->file >= 0, 0))
+		return put_file(r, head, load, most);
+	p = cursor_next(&load->at, most, &n);
+	ring_prefetch(r, head, n);
+	ring_put(r, head, p, n);
+	return n;
+}
+
 // Puts what fits, at most `most` bytes; tx_lock held. < 0: the peer's counters are impossible.
-static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct cursor *at, uint64_t most)
+static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct load *load, uint64_t most)
 {
 	struct rlm_ring *r = &b->tx;
 	uint64_t head = atomic_load_explicit(&r->mine->head, memory_order_relaxed);
 	uint64_t done = 0, room, n, unpublished = 0;
-	void *p;
 
-	while (done < most) {
+	while (done < most && !load->more) {
 		room = ring_room(r, head, most - done);
 		if (room == RLM_RING_BROKEN)
 			return -1;
@@ -45,9 +96,7 @@ static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct cursor 
 			room = PUBLISH_EVERY;
 		if (room > most - done)
 			room = most - done;
-		p = cursor_next(at, room, &n);
-		ring_prefetch(r, head, n);
-		ring_put(r, head, p, n);
+		n = put_next(r, head, load, room);
 		head += n;
 		done += n;
 		unpublished += n;
@@ -79,14 +128,14 @@ static void spend_budget(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64
 	stream_note_tx(c, b);
 }
 
-static int64_t forbidden_flags(struct rlm_conn *c, int fd, const struct cursor *at, int flags)
+static int64_t forbidden_flags(struct rlm_conn *c, int fd, struct load *load, uint64_t total, int flags)
 {
 	int r = stream_to_kernel(c, fd, RLM_WHY_OPTION);
 
 	if (r < 0)
 		return r;
 	atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
-	return kernel_send(c, fd, at, flags);
+	return kernel_send(c, fd, load, total, flags);
 }
 
 static void be_user(struct rlm_conn *c, bool *user)
@@ -96,17 +145,16 @@ static void be_user(struct rlm_conn *c, bool *user)
 	*user = true;
 }
 
-static int64_t send_all(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags, bool *user)
+static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t total, int flags, bool *user)
 {
-	struct cursor at = {iov, iovcnt, 0};
 	struct deadline deadline = {0};
-	uint64_t total = iov_total(iov, iovcnt), done = 0;
+	uint64_t done = 0;
 	struct rlm_bound *b;
 	enum tx_way way;
 	int64_t n;
 
 	if (__builtin_expect(flags & ~RING_FLAGS, 0))
-		return forbidden_flags(c, fd, &at, flags);
+		return forbidden_flags(c, fd, load, total, flags);
 	for (;;) {
 		rlm_lock_take(&c->tx_lock);
 		b = stream_bound(c);
@@ -119,7 +167,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, const struct iovec *iov, int
 		if (!b || (!*user && !stream_is_current(c, fd))) {
 			atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
 			rlm_lock_drop(&c->tx_lock);
-			n = kernel_send(c, fd, &at, flags);
+			n = kernel_send(c, fd, load, total - done, flags);
 			return n < 0 && done ? (int64_t)done : n < 0 ? n : (int64_t)done + n;
 		}
 		if (atomic_load_explicit(&b->tx_fast, memory_order_relaxed)) {
@@ -133,7 +181,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, const struct iovec *iov, int
 			stream_note_tx(c, b);
 		}
 		if (way == TX_WAY_RING) {
-			n = ring_send(c, b, &at, total - done);
+			n = ring_send(c, b, load, total - done);
 			if (__builtin_expect(n < 0, 0)) {
 				stream_break(c, b, fd);
 				rlm_lock_drop(&c->tx_lock);
@@ -142,7 +190,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, const struct iovec *iov, int
 			done += (uint64_t)n;
 			if (__builtin_expect(b->tx_budget != 0, 0))
 				spend_budget(c, b, fd, (uint64_t)n);
-			if (done == total) {
+			if (done == total || load->more) {
 				rlm_lock_drop(&c->tx_lock);
 				return (int64_t)done;
 			}
@@ -165,7 +213,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, const struct iovec *iov, int
 		} else if (way == TX_WAY_PLAIN) {
 			atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
 			rlm_lock_drop(&c->tx_lock);
-			n = kernel_send(c, fd, &at, flags);
+			n = kernel_send(c, fd, load, total - done, flags);
 			return n < 0 && done ? (int64_t)done : n < 0 ? n : (int64_t)done + n;
 		} else {
 			deadline_start(&deadline, b->tx_timeout_ns);
@@ -178,12 +226,28 @@ static int64_t send_all(struct rlm_conn *c, int fd, const struct iovec *iov, int
 	}
 }
 
-int64_t stream_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
+static int64_t send_load(struct rlm_conn *c, int fd, struct load *load, uint64_t total, int flags)
 {
 	bool user = false;
-	int64_t n = send_all(c, fd, iov, iovcnt, flags, &user);
+	int64_t n = send_all(c, fd, load, total, flags, &user);
 
 	if (user)
 		stream_leave(c);
 	return n;
+}
+
+int64_t stream_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
+{
+	struct load load = {.at = {iov, iovcnt, 0}, .file = -1};
+
+	return send_load(c, fd, &load, iov_total(iov, iovcnt), flags);
+}
+
+int64_t stream_send_file(struct rlm_conn *c, int fd, int file, off64_t *offset, uint64_t n, bool *more)
+{
+	struct load load = {.file = file, .offset = offset};
+	int64_t sent = send_load(c, fd, &load, n, 0);
+
+	*more = load.more;
+	return sent;
 }

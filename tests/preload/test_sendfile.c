@@ -2,6 +2,8 @@
 // sendfile, splice, tee, vmsplice, copy_file_range: bytes that never pass through the program.
 #include "pair.h"
 
+#include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 
@@ -101,6 +103,46 @@ static void from_position(void **state)
 	pair_check_ring(p);
 }
 
+// Not all files are in the page cache, or can be.
+static void from_disk(void **state)
+{
+	struct pair *p = *state;
+	int file = file_open(1, SIZE), proc = open("/proc/version", O_RDONLY);
+	char line[4096], got[4096];
+	ssize_t n = pread(proc, line, sizeof(line), 0);
+	struct receiver r;
+	struct sleeper sleeper;
+
+	fsync(file);
+	assert_returns(posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED), 0);
+	receiver_start(&sleeper, &r, p->b, SIZE);
+	assert_returns(sendfile(p->a, file, NULL, SIZE + 10), SIZE);
+	assert_returns(sleeper_join(&sleeper), 0);
+	assert_returns(sendfile(p->a, proc, NULL, sizeof(line)), n);
+	assert_returns(recv(p->b, got, (size_t)n, MSG_WAITALL), n);
+	assert_that(!memcmp(line, got, (size_t)n));
+	close(file);
+	close(proc);
+	pair_check_ring(p);
+}
+
+// What is not a file with a position cannot be sent to a socket, and stays as it is.
+static void not_a_file(void **state)
+{
+	struct pair *p = *state;
+	int event = eventfd(7, EFD_NONBLOCK), pipe_fds[2];
+	uint64_t count;
+
+	assert_returns(pipe(pipe_fds), 0);
+	assert_returns(write(pipe_fds[1], "abc", 3), 3);
+	assert_fails(sendfile(p->a, pipe_fds[0], NULL, 3), EINVAL);
+	assert_fails(sendfile(p->a, event, NULL, 8), EINVAL);
+	assert_returns(read(event, &count, sizeof(count)), sizeof(count));
+	close(event);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+}
+
 static void sendfile_between_sends(void **state)
 {
 	struct pair *p = *state;
@@ -154,12 +196,15 @@ static void sendfile_errors(void **state)
 	struct pair *p = *state;
 	int file = file_open(1, 4000), closed = dup(0);
 	off_t negative = -1, at = 0;
+	void *unmapped = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	close(closed);
 	assert_fails(sendfile(p->a, closed, NULL, 10), EBADF);
 	assert_fails(sendfile(p->a, file, &negative, 10), EINVAL);
 	assert_returns(sendfile(p->a, file, &at, 0), 0);
 	assert_fails(sendfile(closed, file, NULL, 10), EBADF);
+	assert_fails(sendfile(p->a, file, (off_t *)16, 10), EFAULT);
+	assert_fails(sendfile(p->a, file, unmapped, 10), EFAULT);
 	assert_returns(shutdown(p->a, SHUT_WR), 0);
 	catch_signal(SIGPIPE, 0);
 	assert_fails(sendfile(p->a, file, &at, 10), EPIPE);
@@ -347,6 +392,8 @@ static void sendfile_elsewhere(void **state)
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(whole_file),
     TEST_SETTLED(from_position),
+    TEST_SETTLED(from_disk),
+    TEST_SETTLED(not_a_file),
     TEST_SETTLED(sendfile_between_sends),
     TEST_SETTLED(sendfile_nonblocking),
     TEST_SETTLED(sendfile_errors),

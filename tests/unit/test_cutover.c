@@ -3,8 +3,12 @@
 // honest; later end[0] is a puppet: the test writes its shared memory and its TCP itself.
 #include "unit.h"
 
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -119,6 +123,31 @@ static void test_promote_with_bytes_on_tcp(void **state)
 		receive_nothing();
 		restart();
 	}
+}
+
+// A sender that has corked its socket does not know that it must uncork it for the bytes before the cut.
+static void test_promote_corked(void **state)
+{
+	int on = 1, off = 0, value = -1;
+	socklen_t len = sizeof(value);
+
+	offer();
+	assert_int_equal(setsockopt(S->fd, IPPROTO_TCP, TCP_NODELAY, &off, sizeof(off)), 0);
+	assert_int_equal(setsockopt(S->fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on)), 0);
+	S->b.tx_stop = 1;
+	send_exactly(500);
+	assert_int_equal(ioctl(S->fd, SIOCOUTQNSD, &value), 0);
+	assert_int_equal(value, 500);
+	S->b.tx_stop = 0;
+	send_exactly(100);
+	assert_int_equal(S->b.tx_state, TX_RING);
+	assert_int_equal(ioctl(S->fd, SIOCOUTQNSD, &value), 0);
+	assert_int_equal(value, 0);
+	receive_exactly(600);
+	assert_int_equal(getsockopt(S->fd, IPPROTO_TCP, TCP_NODELAY, &value, &len), 0);
+	assert_int_equal(value, 0);
+	assert_int_equal(getsockopt(S->fd, IPPROTO_TCP, TCP_CORK, &value, &len), 0);
+	assert_int_equal(value, 1);
 }
 
 static void test_full_ring(void **state)
@@ -948,6 +977,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    TEST(test_promote),
 	    TEST(test_promote_with_bytes_on_tcp),
+	    TEST(test_promote_corked),
 	    TEST(test_full_ring),
 	    TEST(test_sender_ends),
 	    TEST(test_missed_round),
