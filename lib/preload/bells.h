@@ -4,8 +4,12 @@
 #ifndef RLM_BELLS_H
 #define RLM_BELLS_H
 
-// To be polled for POLLIN together with whatever else is waited for.
-int bells_fd(void);
+#include <poll.h>
+#include <signal.h>
+
+// ppoll() on fds[0..n) and the bells, with the kernel's result; fds has room for one more. > 0 may also mean: only look again. When no
+// descriptor can be had for the bells, it says so every millisecond. A cancellation point.
+int bells_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *left, const sigset_t *mask);
 void bells_add(int doorbell);
 // Forgets old rings. Before listening (wake.h): what rings after that is seen by the poll.
 void bells_harvest(void);

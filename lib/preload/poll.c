@@ -4,57 +4,72 @@
 // A sleeping thread listens on the doorbells of the segments concerned through an epoll instance of its own, in which they are
 // registered edge-triggered: every ring is an edge for every instance, so threads cannot take each other's. Stale edges are harvested
 // before listening; what comes after is seen by the kernel's poll.
+//
+// A thread that sleeps in the kernel since before a connection was bound counts as receiving from it (rx_inflight). So the receiving side
+// does not go on to the ring before that thread came back, and the frame that says so stays in the socket and wakes it.
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 
 #include "bells.h"
 #include "epoll.h"
+#include "hooks.h"
 #include "ready.h"
 #include "stream_internal.h"
 
 // --- poll ---
 
+enum entry_kind {
+	ENTRY_KERNEL = 0, // the kernel knows all of it
+	ENTRY_PLAIN,	  // a connection that is not bound
+	ENTRY_BOUND,	  // its rings are to be looked at
+	ENTRY_EPOLL,	  // an instance, which may hold bound connections
+};
+
 struct entry {
-	struct rlm_conn *conn; // bound, or NULL
-	bool epoll;            // an instance that holds bound connections
+	struct rlm_conn *conn;
 	struct rlm_bound *listening;
 	uint64_t head;
+	uint8_t kind;  // enum entry_kind
+	bool sleeping; // conn is told that we are in the kernel
 };
 
 struct polling {
+	struct _pthread_cleanup_buffer cleanup;
 	struct pollfd *fds;
 	nfds_t n;
 	struct pollfd *shadow; // n + 1
 	struct entry *entries;
+	void *memory;		  // what of these is not on the stack
 	uint64_t timeout_ns;      // 0 and not forever: do not wait
 	struct deadline deadline; // from the first sleep on
 	bool forever;
+	bool listening; // doorbells are to ring for the entries' `listening`
 	const sigset_t *mask;
 };
 
-static bool is_ours(int fd, struct entry *e)
+static enum entry_kind look_up_one(int fd, struct entry *e)
 {
-	uint32_t entry = fd_entry(fd);
+	uint32_t entry = fd < 0 ? 0 : fd_entry(fd);
 
+	e->kind = ENTRY_KERNEL;
 	e->conn = NULL;
-	e->epoll = false;
 	if (entry >> FD_VALUE_BITS == FD_CONN) {
-		struct rlm_conn *c = &arena.conns[entry & FD_VALUE_MASK];
-
-		if (atomic_load_explicit(&c->bound, memory_order_acquire))
-			e->conn = c;
+		e->conn = &arena.conns[entry & FD_VALUE_MASK];
+		e->kind = atomic_load_explicit(&e->conn->bound, memory_order_acquire) ? ENTRY_BOUND : ENTRY_PLAIN;
 	} else if (entry >> FD_VALUE_BITS == FD_EPOLL) {
-		e->epoll = true;
+		e->kind = ENTRY_EPOLL;
 	}
-	return e->conn || e->epoll;
+	return (enum entry_kind)e->kind;
 }
 
-static void look_up(struct polling *p)
+// true: something in it is ours.
+static bool look_up(struct polling *p)
 {
+	bool ours = false;
+
 	for (nfds_t i = 0; i < p->n; i++)
-		if (p->fds[i].fd >= 0)
-			is_ours(p->fds[i].fd, &p->entries[i]);
+		ours |= look_up_one(p->fds[i].fd, &p->entries[i]) >= ENTRY_BOUND;
+	return ours;
 }
 
 static void make_shadow(struct polling *p)
@@ -62,7 +77,7 @@ static void make_shadow(struct polling *p)
 	for (nfds_t i = 0; i < p->n; i++) {
 		p->shadow[i] = p->fds[i];
 		p->shadow[i].revents = 0;
-		if (p->entries[i].conn) {
+		if (p->entries[i].kind == ENTRY_BOUND) {
 			uint32_t wanted = (uint16_t)p->fds[i].events;
 
 			if (wanted & (EPOLLIN | EPOLLRDNORM))
@@ -85,13 +100,13 @@ static int evaluate(struct polling *p)
 		struct ready r;
 
 		// Bound while we slept: what the kernel shows may be a frame.
-		if (!e->conn && events && p->fds[i].fd >= 0)
-			is_ours(p->fds[i].fd, e);
-		if (e->conn) {
+		if (e->kind == ENTRY_PLAIN && events && atomic_load_explicit(&e->conn->bound, memory_order_acquire))
+			e->kind = ENTRY_BOUND;
+		if (e->kind == ENTRY_BOUND) {
 			r = ready_now(e->conn, p->fds[i].fd, events);
 			e->head = r.head;
 			events = r.events;
-		} else if (e->epoll) {
+		} else if (e->kind == ENTRY_EPOLL) {
 			events = epoll_is_ready(p->fds[i].fd) ? POLLIN | POLLRDNORM : 0;
 		}
 		p->fds[i].revents = (short)(events & wanted);
@@ -107,14 +122,20 @@ static int ask_kernel_now(struct polling *p)
 	return REAL(ppoll)(p->shadow, p->n, &zero, NULL);
 }
 
+static struct rlm_bound *first_listening(const struct polling *p)
+{
+	for (nfds_t i = 0; i < p->n; i++)
+		if (p->entries[i].listening)
+			return p->entries[i].listening;
+	return NULL;
+}
+
 // Spins over the heads of all rings in the set.
 static bool spin(struct polling *p)
 {
 	uint64_t start = sys_ticks(), last = start, now;
-	struct rlm_bound *first = NULL;
+	struct rlm_bound *first = first_listening(p);
 
-	for (nfds_t i = 0; i < p->n && !first; i++)
-		first = p->entries[i].listening;
 	if (!first || !wake_may_spin(&first->rx_spin))
 		return false;
 	for (;;) {
@@ -144,7 +165,7 @@ static uint32_t listen_mask(const struct pollfd *f)
 static void hold(struct polling *p)
 {
 	for (nfds_t i = 0; i < p->n; i++)
-		if (p->entries[i].conn)
+		if (p->entries[i].kind == ENTRY_BOUND)
 			p->entries[i].listening = ready_hold(p->entries[i].conn);
 }
 
@@ -164,13 +185,14 @@ static void listen_all(struct polling *p)
 
 		if (e->listening)
 			bells_add(e->listening->doorbell_mine);
-		else if (e->epoll)
+		else if (e->kind == ENTRY_EPOLL)
 			epoll_arm(p->fds[i].fd);
 	}
 	bells_harvest();
 	for (nfds_t i = 0; i < p->n; i++)
 		if (p->entries[i].listening)
 			ready_listen(p->entries[i].listening, listen_mask(&p->fds[i]));
+	p->listening = true;
 }
 
 static void unlisten_all(struct polling *p)
@@ -178,34 +200,79 @@ static void unlisten_all(struct polling *p)
 	for (nfds_t i = 0; i < p->n; i++)
 		if (p->entries[i].listening)
 			ready_unlisten(p->entries[i].listening, listen_mask(&p->fds[i]));
+	p->listening = false;
+}
+
+static bool fall_asleep(struct polling *p)
+{
+	for (nfds_t i = 0; i < p->n; i++) {
+		struct entry *e = &p->entries[i];
+
+		if (e->kind != ENTRY_PLAIN || !(p->fds[i].events & (POLLIN | POLLRDNORM)))
+			continue;
+		if (!stream_plain_recv_begin(e->conn))
+			return false; // bound by now
+		e->sleeping = true;
+	}
+	return true;
+}
+
+static void wake_up(struct polling *p)
+{
+	for (nfds_t i = 0; i < p->n; i++)
+		if (p->entries[i].sleeping) {
+			p->entries[i].sleeping = false;
+			stream_plain_recv_leave(p->entries[i].conn);
+		}
+}
+
+// The kernel's poll was cancelled, or left by a signal handler's jump.
+static void abandon(void *arg)
+{
+	struct polling *p = arg;
+
+	wake_up(p);
+	if (p->listening)
+		unlisten_all(p);
+	release(p);
+	free(p->memory);
+}
+
+// In the kernel, with all that abandon() undoes. As bells_ppoll().
+static int sleep_in_kernel(struct polling *p, const struct timespec *left)
+{
+	int n;
+
+	_pthread_cleanup_push(&p->cleanup, abandon, p);
+	if (p->listening)
+		n = bells_ppoll(p->shadow, p->n, left, p->mask);
+	else
+		n = REAL(ppoll)(p->fds, p->n, left, p->mask);
+	_pthread_cleanup_pop(&p->cleanup, 0);
+	return n < 0 ? -errno : n;
 }
 
 // One sleep. > 0 or 0: look again (0 with *timed_out), < 0: -errno.
 static int sleep_once(struct polling *p, bool *timed_out)
 {
 	struct timespec left = {0, 0};
-	struct rlm_bound *first = NULL;
+	struct rlm_bound *first = first_listening(p);
 	uint64_t start = sys_ticks();
 	int n = 0;
 
-	for (nfds_t i = 0; i < p->n && !first; i++)
-		first = p->entries[i].listening;
 	listen_all(p);
 	// After listening everything is looked at once more; see wake.h.
 	make_shadow(p);
-	n = ask_kernel_now(p);
-	if (n >= 0 && evaluate(p) == 0) {
-		p->shadow[p->n] = (struct pollfd){.fd = bells_fd(), .events = POLLIN};
-		if (!p->forever && !deadline_left(&p->deadline, &left))
-			*timed_out = true;
-		n = REAL(ppoll)(p->shadow, p->n + 1, p->forever ? NULL : &left, p->mask);
-		if (n < 0)
-			n = -errno;
-		else if (n > 0)
-			*timed_out = false;
-		else
-			*timed_out = true;
+	if (fall_asleep(p)) {
+		n = ask_kernel_now(p);
+		if (n >= 0 && evaluate(p) == 0) {
+			if (!p->forever && !deadline_left(&p->deadline, &left))
+				*timed_out = true;
+			n = sleep_in_kernel(p, p->forever ? NULL : &left);
+			*timed_out = n == 0;
+		}
 	}
+	wake_up(p);
 	unlisten_all(p);
 	if (first)
 		wake_slept(&first->rx_spin, sys_ticks() - start);
@@ -243,60 +310,39 @@ static int poll_ours(struct polling *p)
 	}
 }
 
-#define ON_STACK 64
-
-// timeout_ns counts from the first sleep, unless deadline is set.
-static int run_poll(struct pollfd *fds, nfds_t n, uint64_t timeout_ns, struct deadline deadline, bool forever,
-		    const sigset_t *mask)
-{
-	struct pollfd few_shadow[ON_STACK + 1];
-	struct entry few_entries[ON_STACK];
-	struct polling p = {
-		.fds = fds, .n = n, .timeout_ns = timeout_ns, .deadline = deadline, .forever = forever, .mask = mask};
-	int r;
-
-	p.shadow = n <= ON_STACK ? few_shadow : malloc((n + 1) * sizeof(*p.shadow));
-	p.entries = n <= ON_STACK ? few_entries : malloc(n * sizeof(*p.entries));
-	if (!p.shadow || !p.entries) {
-		r = -ENOMEM;
-	} else {
-		memset(p.entries, 0, n * sizeof(*p.entries));
-		r = poll_ours(&p);
-	}
-	if (n > ON_STACK) {
-		free(p.shadow);
-		free(p.entries);
-	}
-	return r;
-}
-
-static bool any_tracked(const struct pollfd *fds, nfds_t n, bool *any_ours)
-{
-	struct entry e;
-	bool tracked = false;
-
-	*any_ours = false;
-	for (nfds_t i = 0; i < n; i++) {
-		uint32_t kind = fds[i].fd < 0 ? 0 : fd_entry(fds[i].fd) >> FD_VALUE_BITS;
-
-		if (kind != FD_CONN && kind != FD_EPOLL)
-			continue;
-		tracked = true;
-		if (is_ours(fds[i].fd, &e)) {
-			*any_ours = true;
-			return true;
-		}
-	}
-	return tracked;
-}
-
 // A connection in the set was bound while the kernel's poll slept: its answer may be a frame.
-static bool needs_second_look(const struct pollfd *fds, nfds_t n)
+static bool needs_second_look(const struct polling *p)
+{
+	for (nfds_t i = 0; i < p->n; i++) {
+		struct entry e;
+
+		if (p->fds[i].revents && look_up_one(p->fds[i].fd, &e) >= ENTRY_BOUND)
+			return true;
+	}
+	return false;
+}
+
+// Nothing of ours in the set yet. false: there is now; the answer, if there was one, is not to be trusted.
+static bool poll_kernels(struct polling *p, const struct timespec *timeout, int *result)
+{
+	bool asleep = true;
+
+	deadline_start(&p->deadline, p->timeout_ns);
+	if (p->forever || p->timeout_ns)
+		asleep = fall_asleep(p);
+	p->timeout_ns = 0; // from here on the deadline tells
+	if (asleep)
+		*result = sleep_in_kernel(p, timeout);
+	wake_up(p);
+	return asleep && (*result <= 0 || !needs_second_look(p));
+}
+
+static bool any_tracked(const struct pollfd *fds, nfds_t n)
 {
 	struct entry e;
 
 	for (nfds_t i = 0; i < n; i++)
-		if (fds[i].revents && fds[i].fd >= 0 && is_ours(fds[i].fd, &e))
+		if (look_up_one(fds[i].fd, &e) != ENTRY_KERNEL)
 			return true;
 	return false;
 }
@@ -306,38 +352,56 @@ static uint64_t nanoseconds(const struct timespec *timeout)
 	return timeout ? (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec : 0;
 }
 
-static int poll_any(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
+#define ON_STACK 64
+
+// The time-out counts from the first sleep, unless the deadline is set.
+static int run_poll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, struct deadline *deadline,
+		    const sigset_t *mask)
 {
-	struct deadline deadline = {0};
-	bool ours;
+	struct pollfd few_shadow[ON_STACK + 1];
+	struct entry few_entries[ON_STACK];
+	struct polling p = {.fds = fds,
+			    .n = n,
+			    .shadow = few_shadow,
+			    .entries = few_entries,
+			    .timeout_ns = nanoseconds(timeout),
+			    .deadline = *deadline,
+			    .forever = !timeout,
+			    .mask = mask};
 	int r;
 
-	if (n > FDTABLE_SIZE || !any_tracked(fds, n, &ours))
-		return REAL(ppoll)(fds, n, timeout, mask);
-	if (!ours) {
-		deadline_start(&deadline, nanoseconds(timeout));
-		r = REAL(ppoll)(fds, n, timeout, mask);
-		if (r <= 0 || !needs_second_look(fds, n))
-			return r;
+	if (n > ON_STACK) {
+		p.memory = malloc(n * sizeof(*p.entries) + (n + 1) * sizeof(*p.shadow));
+		if (!p.memory)
+			return -ENOMEM;
+		p.entries = p.memory;
+		p.shadow = (struct pollfd *)(p.entries + n);
 	}
-	return (int)rlm_result(run_poll(fds, n, ours ? nanoseconds(timeout) : 0, deadline, !timeout, mask));
+	memset(p.entries, 0, n * sizeof(*p.entries));
+	if (look_up(&p) || !poll_kernels(&p, timeout, &r))
+		r = poll_ours(&p);
+	free(p.memory);
+	return r;
+}
+
+RLM_EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
+{
+	struct deadline deadline = {0};
+
+	if (n > FDTABLE_SIZE || !any_tracked(fds, n) ||
+	    (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= 1000000000))) // EINVAL
+		return REAL(ppoll)(fds, n, timeout, mask);
+	return (int)rlm_result(run_poll(fds, n, timeout, &deadline, mask));
 }
 
 RLM_EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout)
 {
 	struct timespec t = {timeout / 1000, (long)(timeout % 1000) * 1000000};
-	bool ours;
+	struct deadline deadline = {0};
 
-	if (n > FDTABLE_SIZE || !any_tracked(fds, n, &ours))
+	if (n > FDTABLE_SIZE || !any_tracked(fds, n))
 		return REAL(poll)(fds, n, timeout);
-	return poll_any(fds, n, timeout < 0 ? NULL : &t, NULL);
-}
-
-RLM_EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
-{
-	if (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= 1000000000))
-		return REAL(ppoll)(fds, n, timeout, mask); // EINVAL
-	return poll_any(fds, n, timeout, mask);
+	return (int)rlm_result(run_poll(fds, n, timeout < 0 ? NULL : &t, &deadline, NULL));
 }
 
 int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t size);
@@ -438,7 +502,7 @@ static int select_ours(int n, fd_set *in, fd_set *out, fd_set *except, const str
 		return -ENOMEM;
 	deadline_start(deadline, nanoseconds(timeout));
 	count = sets_to_poll(n, in, out, except, fds);
-	r = run_poll(fds, count, 0, *deadline, !timeout, mask);
+	r = run_poll(fds, count, timeout, deadline, mask);
 	if (r >= 0)
 		r = poll_to_sets(n, in, out, except, fds, count);
 	if (fds != few)

@@ -143,9 +143,11 @@ void ready_unlisten(struct rlm_bound *b, uint32_t wanted)
 		wake_unlisten(b, RLM_WAIT_TX_FD);
 }
 
-void ready_watch_doorbell(int epoll_fd, int doorbell, uint64_t data)
+bool ready_watch_doorbell(int epoll_fd, int doorbell, uint64_t data)
 {
 	struct epoll_event e = {.events = EPOLLIN | EPOLLET, .data.u64 = data};
 
-	sys_call4(SYS_epoll_ctl, epoll_fd, EPOLL_CTL_ADD, doorbell, &e); // EEXIST is as good
+	long r = sys_call4(SYS_epoll_ctl, epoll_fd, EPOLL_CTL_ADD, doorbell, &e);
+
+	return r == 0 || r == -EEXIST;
 }

@@ -28,7 +28,7 @@ void ready_release(struct rlm_conn *c);
 void ready_listen(struct rlm_bound *b, uint32_t wanted);
 void ready_unlisten(struct rlm_bound *b, uint32_t wanted);
 
-// Edge-triggered on a descriptor: makes `epoll_fd` readable when the doorbell rings. Known ones are remembered by the caller.
-void ready_watch_doorbell(int epoll_fd, int doorbell, uint64_t data);
+// Edge-triggered on a descriptor: makes `epoll_fd` readable when the doorbell rings. Known ones are remembered by the caller. false: it cannot.
+bool ready_watch_doorbell(int epoll_fd, int doorbell, uint64_t data);
 
 #endif

@@ -66,6 +66,14 @@ static inline bool stream_plain_recv_begin(struct rlm_conn *c)
 	return false;
 }
 
+// Out of the kernel without any bytes: poll() goes in and out like a receive.
+static inline void stream_plain_recv_leave(struct rlm_conn *c)
+{
+	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
+	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) != 0, 0))
+		stream_wake(c); // somebody may wait for us to leave the kernel
+}
+
 int64_t stream_plain_recv_end_bound(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, ssize_t n,
 				    int flags);
 
@@ -75,9 +83,7 @@ static inline int64_t stream_plain_recv_end(struct rlm_conn *c, int fd, const st
 	stream_count(c, &conn_stat(&arena, c)->rx_bytes_plain, fd, flags & MSG_PEEK ? 0 : n);
 	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_acquire) != 0, 0))
 		return stream_plain_recv_end_bound(c, fd, iov, iovcnt, n, flags);
-	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
-	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) != 0, 0))
-		stream_wake(c); // somebody may wait for us to leave the kernel
+	stream_plain_recv_leave(c);
 	return n;
 }
 

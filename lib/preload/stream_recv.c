@@ -224,6 +224,7 @@ static int64_t wait_for_more(struct receive *r, struct rlm_bound *b)
 static int64_t wait_for_other(struct receive *r, struct rlm_bound *b)
 {
 	uint32_t seen = atomic_load_explicit(&r->c->events, memory_order_acquire);
+	struct deadline moment = {0};
 	int n;
 
 	deadline_start(&r->deadline, b->rx_timeout_ns);
@@ -232,7 +233,8 @@ static int64_t wait_for_other(struct receive *r, struct rlm_bound *b)
 	if (conn_is_nonblock(r->c, r->flags)) {
 		if (sys_poll_now(r->fd, POLLIN) <= 0)
 			return finish(r, -EAGAIN);
-		sys_call0(SYS_sched_yield);
+		deadline_start(&moment, 1000000);
+		stream_wait_event(r->c, seen, &moment); // it is on its way out
 		return GO_ON;
 	}
 	if (!atomic_load_explicit(&r->c->rx_inflight, memory_order_seq_cst))

@@ -48,14 +48,14 @@ static void sleep_forever(struct sleep *s, uint32_t bell, uint32_t events)
 // Like a socket call with a time-out: any signal handler ends it. futex_waitv would be restarted, poll is not.
 static void sleep_until(struct sleep *s, int fd, short events, const struct deadline *d)
 {
-	struct pollfd p[2] = {{.fd = fd, .events = events}, {.fd = bells_fd(), .events = POLLIN}};
+	struct pollfd p[2] = {{.fd = fd, .events = events}};
 	struct timespec left;
 
 	s->result = -ETIMEDOUT;
 	if (!deadline_left(d, &left))
 		return;
 	pthread_cleanup_push(cancelled, s);
-	s->result = REAL(ppoll)(p, 2, &left, NULL);
+	s->result = bells_ppoll(p, 1, &left, NULL);
 	pthread_cleanup_pop(0);
 	if (s->result <= 0)
 		s->result = s->result < 0 ? -errno : -ETIMEDOUT;

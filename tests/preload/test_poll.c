@@ -3,6 +3,7 @@
 #include "pair.h"
 
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
@@ -344,6 +345,58 @@ static void select_hangup_is_readable(void **state)
 	assert_returns(select(p->b + 1, &in, &out, NULL, NULL), 2);
 }
 
+struct poor {
+	struct poller w;
+	int64_t cpu_us;
+	int result;
+};
+
+static void *wait_poor(void *arg)
+{
+	struct poor *poor = arg;
+	struct rusage used;
+	char byte;
+
+	if (poor->w.kind < KINDS)
+		poor->result = wait_poll(&poor->w);
+	else
+		poor->result = recv(poor->w.fd, &byte, 1, MSG_PEEK);
+	assert_returns(getrusage(RUSAGE_THREAD, &used), 0);
+	poor->cpu_us = (used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1000000ll + used.ru_utime.tv_usec + used.ru_stime.tv_usec;
+	return NULL;
+}
+
+// All descriptors are in use: a thread that has not slept before sleeps all the same, and is woken.
+static void no_descriptor_left(void **state)
+{
+	struct pair *p = *state;
+	struct rlimit limit, none;
+
+	assert_returns(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	for (int kind = 0; kind <= KINDS; kind++) {
+		struct poor poor = {.w = {.fd = p->b, .events = POLLIN, .kind = kind}};
+		pthread_t thread;
+		int next = dup(p->a);
+
+		if (kind == KINDS)
+			set_timeout(p->b, SO_RCVTIMEO, DEADLINE_MS);
+		assert_that(next >= 0);
+		close(next);
+		none = (struct rlimit){.rlim_cur = next, .rlim_max = limit.rlim_max};
+		assert_returns(setrlimit(RLIMIT_NOFILE, &none), 0);
+		assert_fails(dup(p->a), EMFILE);
+		assert_returns(pthread_create(&thread, NULL, wait_poor, &poor), 0);
+		nap_ms(QUIET_MS);
+		send_text(p->a, "x");
+		assert_returns(pthread_join(thread, NULL), 0);
+		assert_returns(setrlimit(RLIMIT_NOFILE, &limit), 0);
+		assert_returns(poor.result, 1);
+		assert_that(poor.cpu_us < QUIET_MS * 1000 / 2);
+		recv_text(p->b, "x");
+	}
+	pair_check_ring(p);
+}
+
 static void mixed_set(void **state)
 {
 	struct pair *p = *state, q;
@@ -538,6 +591,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(odd_entries),
     TEST_SETTLED(select_sets),
     TEST_SETTLED(select_hangup_is_readable),
+    TEST_SETTLED(no_descriptor_left),
     TEST_SETTLED(mixed_set),
     TEST_SETTLED(mixed_set_wakes),
     TEST_FAMILY(large_set),

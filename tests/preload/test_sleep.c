@@ -2,6 +2,7 @@
 // Threads that went to sleep before the connection was promoted, or demoted, and must not notice.
 #include "pair.h"
 
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
 
@@ -256,6 +257,59 @@ static void unread_at_the_cut(void **state)
 	}
 }
 
+// Where it runs, a normal thread runs first: what wakes it can be gone again when it looks.
+static int sleep_poll_in_the_background(void *arg)
+{
+	struct sched_param none = {0};
+
+	assert_returns(sched_setscheduler(0, SCHED_IDLE, &none), 0);
+	return sleep_poll(arg);
+}
+
+static int sleep_select_in_the_background(void *arg)
+{
+	struct sched_param none = {0};
+
+	assert_returns(sched_setscheduler(0, SCHED_IDLE, &none), 0);
+	return sleep_select(arg);
+}
+
+static void pin(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	assert_returns(sched_setaffinity(0, sizeof(set), &set), 0);
+}
+
+// One thread sleeps since before the promotion, another one takes the first bytes that come after it; the next ones are for both.
+static void two_threads_through_promotion(void **state)
+{
+	int (*const waits[])(void *) = {sleep_poll_in_the_background, sleep_select_in_the_background};
+	cpu_set_t before;
+
+	assert_returns(sched_getaffinity(0, sizeof(before), &before), 0);
+	pin(sched_getcpu());
+	for (int i = 0; i < 20; i++) {
+		struct pair p;
+		struct sleeper sleeper;
+
+		pair_open(&p, *(int *)*state);
+		pair_touch(&p);
+		sleeper_start(&sleeper, waits[i % 2], &p.b);
+		pair_wait_bound(&p);
+		set_nonblocking(p.b, i / 2 % 2);
+		send_text(p.a, "x");
+		recv_text(p.b, "x");
+		send_text(p.a, "y");
+		assert_returns(sleeper_join(&sleeper), 1);
+		recv_text(p.b, "y");
+		pair_close(&p);
+	}
+	assert_returns(sched_setaffinity(0, sizeof(before), &before), 0);
+}
+
 // clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_FAMILY(through_promotion),
@@ -265,6 +319,7 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(one_instance_for_life),
     TEST_FAMILY(sender_through_promotion),
     TEST_FAMILY(unread_at_the_cut),
+    TEST_FAMILY(two_threads_through_promotion),
 };
 // clang-format on
 
