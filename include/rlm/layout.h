@@ -73,8 +73,10 @@ struct rlm_region_shared {
 struct rlm_location_shared {
 	uint32_t magic;
 	uint32_t version;
-	_Atomic uint64_t location; // unique to one stay of one domain on one host
-	_Atomic uint32_t quiesce;  // not 0: promote nothing, demote everything
+	_Atomic uint64_t location; // unique to one stay of one domain on one host, never 0; links of another one must not be touched
+	_Atomic uint32_t quiesce;  // not 0: the domain is about to move, offer nothing
+	uint32_t reserved;
+	uint64_t domain; // which one it is, as long as the kernel runs: a process may find itself in another one
 };
 
 static_assert(sizeof(struct rlm_slot_shared) == 4 * RLM_CACHELINE, "slot is four cache lines");

@@ -19,6 +19,12 @@
 // An offer stands until WITHDRAW, BIND, or the end of the session; rlmd says NOTE why while it does not lead to a BIND.
 // BIND for a connection that the process no longer has is answered by RELEASE.
 // A process that is both ends of a connection gets everything twice, told apart by `side`.
+//
+// A link ends at both its ends at a time, for a domain that is going to move or is in another group now:
+//   rlmd    -> LEAVE link                  to both processes, and to those forked from them, who may have inherited it
+//   process                                takes every connection there back to TCP, where it may be offered again, and unmaps the link
+//   process -> LEFT link                   nothing of it is mapped or open any more
+// While the location page says quiesce, a process offers nothing. RESUME: it may again. MOVE: it shall do so at another broker.
 #ifndef RLM_PROTO_H
 #define RLM_PROTO_H
 
@@ -44,6 +50,10 @@ enum rlm_msg_type {
 	RLM_MSG_DROP = 11,
 	RLM_MSG_ORDER = 12,   // rlmd -> process: do something to connections (rlmctl demote, tests)
 	RLM_MSG_REPAIR = 13,  // process -> rlmd: + a socket that a broker left in repair mode by dying; answered by NAMED
+	RLM_MSG_LEAVE = 14,
+	RLM_MSG_LEFT = 15,
+	RLM_MSG_RESUME = 16,
+	RLM_MSG_MOVE = 17, // also instead of WELCOME: the domain is on another host
 	RLM_MSG_REQUEST = 20, // rlmctl -> rlmd: JSON text in chunks
 	RLM_MSG_REPLY = 21,   // rlmd -> rlmctl: JSON text in chunks
 };
@@ -163,6 +173,29 @@ struct rlm_msg_drop {
 };
 #define RLM_ALL_SEGMENTS UINT32_MAX
 
+struct rlm_msg_leave {
+	struct rlm_msg_header header;
+	uint64_t link;
+	uint32_t side;
+	uint32_t reserved;
+};
+
+struct rlm_msg_left {
+	struct rlm_msg_header header;
+	uint64_t link;
+	uint32_t side;
+	uint32_t reserved;
+};
+
+struct rlm_msg_resume {
+	struct rlm_msg_header header;
+};
+
+struct rlm_msg_move {
+	struct rlm_msg_header header;
+	char socket[108]; // of the other broker, NUL-terminated
+};
+
 enum rlm_order {
 	RLM_ORDER_DEMOTE = 1,  // back to TCP, and stay there until PROMOTE
 	RLM_ORDER_PROMOTE = 2, // undo DEMOTE; offer at once whatever the threshold says
@@ -198,6 +231,10 @@ union rlm_msg {
 	struct rlm_msg_release release;
 	struct rlm_msg_drop drop;
 	struct rlm_msg_order order;
+	struct rlm_msg_leave leave;
+	struct rlm_msg_left left;
+	struct rlm_msg_resume resume;
+	struct rlm_msg_move move;
 	struct rlm_msg_text text;
 };
 

@@ -89,6 +89,15 @@ struct rlm_bound {
 	int doorbell_peer; // eventfd that I write
 	int control_peer;  // the peer's control doorbell
 	_Atomic uint32_t next;
+	const _Atomic uint64_t *here; // the number of where we are now: what differs from `location` must not be touched
+	_Atomic uint64_t location;
+
+	// leaving the slot while the connection lives, see cutover_leave.c
+	_Atomic uint32_t holders; // who looks at the slot's memory without a lock; those who would sleep come no more when `leaving`
+	uint8_t leaving;
+	uint8_t gone; // the slot was lost: not to be touched
+	uint8_t *own; // memory of ours in the slot's place
+	uint64_t own_size;
 
 	// sending
 	_Alignas(RLM_CACHELINE) struct rlm_ring tx;

@@ -48,10 +48,29 @@ void cutover_rx_ask(struct rlm_bound *b);
 bool cutover_rx_is_plain(const struct rlm_bound *b);
 // The sender has left the ring for now; what is in it is still to be read.
 bool cutover_rx_has_ended(const struct rlm_bound *b);
+// rx_lock. The sender will put nothing more into this round: it has ended it, or is gone, or never began.
+bool cutover_rx_is_complete(const struct rlm_bound *b, int fd);
 // How many of n bytes that TCP holds come after the round's frames.
 uint64_t cutover_rx_payload_behind(const struct rlm_bound *b, uint64_t n);
 // rx_lock. Looks at TCP while on the ring: eats frames, notices the end. true: something changed, ask cutover_rx() again.
 bool cutover_rx_look_at_tcp(struct rlm_bound *b, int fd);
+
+// --- leaving the slot's memory while the connection lives: cutover_leave.c ---
+
+// Both locks. Ends the round that we send, offers no other. true: nothing that is still to come needs the shared slot.
+bool cutover_leave_begin(struct rlm_conn *c, struct rlm_bound *b, int fd);
+// Both locks, no holders. From here on the binding has memory of its own. 0 or -ENOMEM.
+int cutover_leave(struct rlm_bound *b);
+// The slot is in memory of another place and time: nothing there is ours any more.
+static inline bool cutover_is_lost(const struct rlm_bound *b)
+{
+	return __builtin_expect(atomic_load_explicit(b->here, memory_order_relaxed) !=
+					atomic_load_explicit(&b->location, memory_order_relaxed), 0);
+}
+// Both locks, of a lost one. true: it can go on over TCP, at the exact byte.
+bool cutover_lost_is_plain(const struct rlm_bound *b);
+// Nobody uses the binding any more.
+void cutover_leave_free(struct rlm_bound *b);
 
 // Bytes the kernel was given to send on this socket since the handshake, ours included; -errno if it cannot be told.
 int64_t tcp_written(int fd);

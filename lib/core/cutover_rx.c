@@ -114,6 +114,15 @@ bool cutover_rx_has_ended(const struct rlm_bound *b)
 	return b->rx_state != RX_PLAIN && b->rx_state != RX_READY && round_is_decided(b);
 }
 
+bool cutover_rx_is_complete(const struct rlm_bound *b, int fd)
+{
+	if (b->rx_state == RX_PLAIN)
+		return true;
+	if (b->rx_state == RX_READY && !round_has_begun(b))
+		return false;
+	return round_is_decided(b) || b->rx_eof || sys_poll_now(fd, POLLRDHUP) > 0;
+}
+
 uint64_t cutover_rx_payload_behind(const struct rlm_bound *b, uint64_t n)
 {
 	uint64_t frames = FRAMES_SIZE - b->frame_got;
@@ -306,6 +315,8 @@ enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t
 	enum rx_way way;
 
 	*available = 0;
+	if (b->rx_broken)
+		return RX_WAY_BROKEN;
 	for (;;) {
 		switch ((enum rlm_rx_state)b->rx_state) {
 		case RX_PLAIN:

@@ -64,7 +64,7 @@ void bells_add(int doorbell)
 {
 	int fd = bells_fd();
 
-	if (fd < 0)
+	if (fd < 0 || doorbell < 0)
 		return;
 	if (bells.epoch != fd_internal_epoch) {
 		bells.count = 0;

@@ -11,7 +11,9 @@
 
 #include "broker_client.h"
 #include "epoll.h"
+#include "leaving.h"
 #include "links.h"
+#include "location.h"
 #include "stream_internal.h"
 
 #ifndef TCP_REPAIR_OFF_NO_WP
@@ -182,12 +184,6 @@ static void offer_by_isn(struct rlm_conn *c, int fd)
 	}
 }
 
-// Only while all its descriptors are in this process: another one could not map what we map.
-static bool is_ours_alone(const struct rlm_conn *c)
-{
-	return !stream_forked || atomic_load_explicit(&c->refs, memory_order_relaxed) == fd_count_of_conn(c);
-}
-
 static bool receives_every_byte(int fd)
 {
 	int low = 1;
@@ -222,10 +218,15 @@ void binding_offer(struct rlm_conn *c)
 
 	if (flags & (RLM_CONN_BARRED | RLM_CONN_HELD | RLM_CONN_CLOSING | RLM_CONN_OFFERED) || c->bound)
 		return;
+	if (location->quiesce) {
+		set_flags(c, RLM_CONN_QUEUED);
+		set_why(c, RLM_WHY_MIGRATING);
+		return;
+	}
 	fd = helper_pin_naming(c);
 	if (fd < 0)
 		goto out;
-	if (!is_ours_alone(c)) {
+	if (!stream_is_alone(c)) {
 		set_why(c, RLM_WHY_SHARED);
 		goto out;
 	}
@@ -309,6 +310,8 @@ static void fill_bound(struct rlm_bound *b, struct rlm_conn *c, const struct lin
 
 	b->conn = c;
 	b->region = (const struct rlm_region_shared *)s->mine;
+	b->here = l->here;
+	b->location = l->location;
 	b->link = m->link;
 	b->side = m->side;
 	b->segment = m->segment;
@@ -384,10 +387,10 @@ static void on_bind(const struct rlm_msg_bind *m)
 	}
 	if (c)
 		clear_flags(c, RLM_CONN_OFFERED | RLM_CONN_NAMING);
-	if (!c || !s || m->slot >= s->slots || !m->epoch || c->bound)
+	if (!c || !s || l->leaving || m->slot >= s->slots || !m->epoch || c->bound)
 		goto no;
 	fd = helper_pin(c);
-	if (fd < 0 || !tcp_is_established(fd) || c->flags & (RLM_CONN_BARRED | RLM_CONN_HELD | RLM_CONN_CLOSING) || !is_ours_alone(c) ||
+	if (fd < 0 || !tcp_is_established(fd) || c->flags & (RLM_CONN_BARRED | RLM_CONN_HELD | RLM_CONN_CLOSING) || !stream_is_alone(c) ||
 	    !receives_every_byte(fd))
 		goto no;
 	b = bound_new(&arena);
@@ -651,6 +654,8 @@ int binding_message(const union rlm_msg *msg, int *fds)
 		[RLM_MSG_NOTE] = sizeof(msg->note),	  [RLM_MSG_LINK] = sizeof(msg->link),
 		[RLM_MSG_SEGMENT] = sizeof(msg->segment), [RLM_MSG_BIND] = sizeof(msg->bind),
 		[RLM_MSG_DROP] = sizeof(msg->drop),	  [RLM_MSG_ORDER] = sizeof(msg->order),
+		[RLM_MSG_LEAVE] = sizeof(msg->leave),	  [RLM_MSG_RESUME] = sizeof(msg->resume),
+		[RLM_MSG_MOVE] = sizeof(msg->move),
 	};
 	uint16_t type = msg->header.type;
 
@@ -664,6 +669,19 @@ int binding_message(const union rlm_msg *msg, int *fds)
 			log_error("broker speaks version %u, we speak %u", msg->welcome.version, RLM_PROTO_VERSION);
 			return -EPROTO;
 		}
+		if (fds[0] < 0 || location_map(fds[0]) < 0)
+			return -EPROTO;
+		leaving_lost();
+		helper_welcome();
+		return 0;
+	case RLM_MSG_LEAVE:
+		leaving_begin(&msg->leave);
+		return 0;
+	case RLM_MSG_RESUME:
+		helper_offer_queued();
+		return 0;
+	case RLM_MSG_MOVE:
+		helper_move(msg->move.socket);
 		return 0;
 	case RLM_MSG_NAMED:
 		on_named(&msg->named);

@@ -33,5 +33,11 @@ void helper_retry(struct rlm_conn *c, unsigned ms);
 void helper_watch_conn(struct rlm_conn *c, int fd);
 void helper_watch_control(int fd);
 void helper_arm_idle(void);
+// Offers what waits for it. Not while the domain is about to move.
+void helper_offer_queued(void);
+// The broker took us.
+void helper_welcome(void);
+// Another broker is ours from now on, and of all children.
+void helper_move(const char *socket);
 
 #endif

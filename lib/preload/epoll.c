@@ -257,9 +257,11 @@ static bool move_in(struct instance *ep, int epfd, int fd, struct item *it, stru
 	}
 	it->kind = ITEM_MOVED;
 	it->bell = b->doorbell_mine;
-	it->next_bell = ep->bells[it->bell];
-	ep->bells[it->bell] = fd + 1;
-	ready_watch_doorbell(ep->inner, it->bell, BELL_MARK | (uint32_t)it->bell);
+	if (it->bell >= 0) { // not while it leaves its slot
+		it->next_bell = ep->bells[it->bell];
+		ep->bells[it->bell] = fd + 1;
+		ready_watch_doorbell(ep->inner, it->bell, BELL_MARK | (uint32_t)it->bell);
+	}
 	it->ask_kernel = true;
 	it->news = true; // an event that E had and nobody fetched must not be lost
 	if (it->events & EPOLLONESHOT)
@@ -387,7 +389,7 @@ static void arm(struct instance *ep, struct item *it)
 	hot_remove(ep, it);
 	if (it->armed || it->disabled)
 		return;
-	b = ready_hold(conn_of(it));
+	b = ready_hold_to_sleep(conn_of(it));
 	if (!b)
 		return;
 	it->listening = it->events & (EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM | EPOLLRDHUP);
@@ -986,6 +988,47 @@ void epoll_conn_unbinds(struct rlm_conn *c)
 		for (int fd = 0; fd <= ep->highest; fd++)
 			if (fd_entry(fd) == wanted && ep->items[fd].kind == ITEM_MOVED)
 				move_out(ep, epfd, fd, &ep->items[fd]);
+		rlm_lock_drop(&ep->lock);
+	}
+}
+
+static void item_leaves(struct instance *ep, struct item *it)
+{
+	make_hot(ep, it); // disarms
+	bell_remove(ep, it);
+	it->ask_kernel = true;
+}
+
+void epoll_conn_leaves(struct rlm_conn *c)
+{
+	const uint64_t one = 1;
+
+	for (uint32_t i = 0; i < atomic_load_explicit(&instances_used, memory_order_acquire); i++) {
+		struct instance *ep = instance_at(i);
+		bool any = false;
+
+		if (!ep || !ep->moved)
+			continue;
+		rlm_lock_take(&ep->lock);
+		for (int fd = 0; fd <= ep->highest; fd++)
+			if (ep->items[fd].kind == ITEM_MOVED && conn_of(&ep->items[fd]) == c) {
+				item_leaves(ep, &ep->items[fd]);
+				any = true;
+			}
+		if (any && (ep->sleepers || ep->outer) && !arm_all(ep))
+			sys_write(ep->more, &one, sizeof(one));
+		rlm_lock_drop(&ep->lock);
+	}
+}
+
+void epoll_wait_for_lookers(void)
+{
+	for (uint32_t i = 0; i < atomic_load_explicit(&instances_used, memory_order_acquire); i++) {
+		struct instance *ep = instance_at(i);
+
+		if (!ep)
+			continue;
+		rlm_lock_take(&ep->lock);
 		rlm_lock_drop(&ep->lock);
 	}
 }

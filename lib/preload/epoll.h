@@ -10,6 +10,10 @@
 bool epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b);
 // Both directions are plain for good: back to the application's instances.
 void epoll_conn_unbinds(struct rlm_conn *c);
+// The connection is leaving its slot: whoever listens there comes back and listens no more. Helper thread.
+void epoll_conn_leaves(struct rlm_conn *c);
+// Returns when nobody looks any more at a slot that had been left before the call.
+void epoll_wait_for_lookers(void);
 // A descriptor of the connection is about to be closed.
 void epoll_forget_conn(int fd, struct rlm_conn *c);
 

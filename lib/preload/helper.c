@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -16,7 +17,9 @@
 
 #include "binding.h"
 #include "broker_client.h"
+#include "leaving.h"
 #include "links.h"
+#include "location.h"
 #include "stream_internal.h"
 
 _Atomic int helper_running;
@@ -41,6 +44,7 @@ static struct {
 	int broker;
 	uint64_t next_connect_ms; // coarse clock
 	uint32_t connect_failures;
+	uint32_t redirects;
 	uint64_t next_idle_ms; // 0: nothing to look after
 	struct {
 		struct rlm_conn_ref conn;
@@ -254,8 +258,15 @@ static void session_over(int error)
 	helper.broker = -1;
 	helper.connect_failures = 0;
 	helper.next_connect_ms = now_ms() + 50;
-	for (uint32_t i = 0; i < arena.table->used; i++)
-		atomic_fetch_and_explicit(&arena.conns[i].flags, ~RLM_CONN_NAMING, memory_order_relaxed);
+	for (uint32_t i = 0; i < arena.table->used; i++) {
+		struct rlm_conn *c = &arena.conns[i];
+		uint32_t flags = atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_NAMING, memory_order_relaxed);
+
+		if (!(flags & RLM_CONN_OFFERED) || fd_of_conn(c) < 0)
+			continue; // nor of this process
+		atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_OFFERED, memory_order_relaxed);
+		atomic_fetch_or_explicit(&c->flags, RLM_CONN_QUEUED, memory_order_relaxed); // the next broker has to hear of it
+	}
 }
 
 int helper_send(const union rlm_msg *msg, int fd)
@@ -267,19 +278,13 @@ int helper_send(const union rlm_msg *msg, int fd)
 	return r;
 }
 
-// After a restart of the broker it has to hear of everything again.
-static void offer_all_again(void)
+void helper_offer_queued(void)
 {
-	for (uint32_t i = 0; i < arena.table->used; i++) {
+	for (uint32_t i = 0; i < arena.table->used && helper.broker >= 0 && !location->quiesce; i++) {
 		struct rlm_conn *c = &arena.conns[i];
-		struct rlm_conn_ref ref = conn_ref(c);
 
-		if (!(ref.generation & 1) || c->bound || fd_of_conn(c) < 0)
-			continue; // not of this process
-		if (c->flags & (RLM_CONN_OFFERED | RLM_CONN_QUEUED)) {
-			atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_OFFERED, memory_order_relaxed);
+		if (conn_generation(&arena, c) & 1 && !c->bound && c->flags & RLM_CONN_QUEUED && fd_of_conn(c) >= 0)
 			binding_offer(c);
-		}
 	}
 }
 
@@ -302,7 +307,6 @@ static bool connect_if_due(void)
 	helper.connect_failures = 0;
 	watch(fd, WATCH_BROKER, (struct rlm_conn_ref){0, 0}, EPOLLIN);
 	binding_broker_is_back();
-	offer_all_again();
 	return helper.broker >= 0;
 }
 
@@ -324,6 +328,26 @@ bool helper_read_broker(void)
 	if (n < 0)
 		session_over(n);
 	return n > 0;
+}
+
+#define REDIRECTS 3 // brokers that send us on, before we take our time
+
+void helper_welcome(void)
+{
+	helper.redirects = 0;
+	helper_offer_queued();
+}
+
+void helper_move(const char *socket)
+{
+	static char paths[2][108];
+	static unsigned next;
+	char *path = paths[next++ % 2];
+
+	snprintf(path, sizeof(paths[0]), "%.*s", (int)sizeof(paths[0]) - 1, socket);
+	settings.socket = path;
+	session_over(0);
+	helper.next_connect_ms = ++helper.redirects > REDIRECTS ? now_ms() + 1000 : 0;
 }
 
 int helper_broker_fd(void)
@@ -367,6 +391,7 @@ static void run_retries(uint64_t now, uint64_t *next)
 static int run_timers(void)
 {
 	uint64_t now = now_ms(), next = UINT64_MAX;
+	int ms;
 
 	if (helper.broker < 0) {
 		connect_if_due();
@@ -374,6 +399,9 @@ static int run_timers(void)
 			next = helper.next_connect_ms;
 	}
 	run_retries(now, &next);
+	ms = leaving_go_on();
+	if (ms >= 0 && now + (uint64_t)ms < next)
+		next = now + (uint64_t)ms;
 	if (helper.next_idle_ms && helper.next_idle_ms <= now)
 		helper.next_idle_ms = binding_give_back_idle() ? now + IDLE_LOOK_MS : 0;
 	if (helper.next_idle_ms && helper.next_idle_ms < next)
@@ -401,7 +429,7 @@ static void run_jobs(void)
 				binding_offer(c);
 			else
 				atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_NO_BROKER,
-						      memory_order_relaxed); // stays QUEUED, see offer_all_again()
+						      memory_order_relaxed); // stays QUEUED, see helper_offer_queued()
 			break;
 		case JOB_WITHDRAW:
 			msg = broker_message(RLM_MSG_WITHDRAW, withdraw, .conn = job.conn);

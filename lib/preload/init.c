@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <sys/auxv.h>
 
+#include "location.h"
 #include "stream_internal.h"
 
 #define CONNECTIONS 65536u
@@ -58,7 +59,7 @@ __attribute__((constructor)) static void start(void)
 	wake_init((unsigned)CPU_COUNT(&cpus), settings.spin);
 	stream_threshold_calls = settings.offer_calls;
 	stream_threshold_bytes = settings.offer_bytes;
-	if (arena_init(&arena, CONNECTIONS, BINDINGS) < 0)
+	if (location_init() < 0 || arena_init(&arena, CONNECTIONS, BINDINGS) < 0)
 		goto out;
 	arena.table_fd = fd_make_internal(arena.table_fd);
 	if (fdtable_init() < 0)

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "fdtable.h"
+#include "location.h"
 #include "settings.h"
 #include "sys.h"
 
@@ -40,13 +41,15 @@ int link_add(const struct rlm_msg_link *msg, const int fds[2])
 {
 	struct link *l = calloc(1, sizeof(*l));
 
-	if (!l || link_find(msg->link, msg->side)) {
+	if (!l || link_find(msg->link, msg->side) || msg->location != location->location) {
 		free(l);
 		close_all(fds, 2);
 		return -EINVAL;
 	}
 	l->id = msg->link;
 	l->side = msg->side;
+	l->here = &location->location;
+	l->location = msg->location;
 	l->peer_pid = msg->peer_pid;
 	memcpy(l->peer_command, msg->peer_command, sizeof(l->peer_command));
 	l->peer_command[sizeof(l->peer_command) - 1] = 0;
@@ -151,6 +154,14 @@ void link_drop(uint64_t id, uint32_t side, uint32_t segment)
 		if (!s->bound)
 			segment_free(l, s);
 	}
+	link_free_if_empty(l);
+}
+
+void link_end(struct link *l)
+{
+	while (l->segments)
+		segment_free(l, l->segments);
+	l->dropped = true;
 	link_free_if_empty(l);
 }
 

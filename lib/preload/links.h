@@ -30,7 +30,11 @@ struct link {
 	char peer_command[32];
 	int control_mine;
 	int control_peer;
+	const _Atomic uint64_t *here; // see location.h
+	uint64_t location;
 	bool dropped;
+	bool leaving; // see leaving.c
+	bool lost;    // its memory is of another place
 	struct segment *segments;
 };
 
@@ -42,6 +46,8 @@ struct segment *segment_find(const struct link *link, uint32_t number);
 int link_add(const struct rlm_msg_link *msg, const int fds[2]);
 int segment_add(const struct rlm_msg_segment *msg, const int fds[4]);
 void link_drop(uint64_t id, uint32_t side, uint32_t segment);
+// Unmaps and closes all of it, whatever is bound there.
+void link_end(struct link *link);
 // A slot is free again on our side.
 void segment_unbind(uint64_t id, uint32_t side, uint32_t segment);
 

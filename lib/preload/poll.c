@@ -166,7 +166,7 @@ static void hold(struct polling *p)
 {
 	for (nfds_t i = 0; i < p->n; i++)
 		if (p->entries[i].kind == ENTRY_BOUND)
-			p->entries[i].listening = ready_hold(p->entries[i].conn);
+			p->entries[i].listening = ready_hold_to_sleep(p->entries[i].conn);
 }
 
 static void release(struct polling *p)

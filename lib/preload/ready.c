@@ -58,7 +58,15 @@ struct ready ready_now(struct rlm_conn *c, int fd, uint32_t kernel)
 
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
-	if (!b) {
+	if (b && cutover_is_lost(b)) {
+		rlm_lock_drop(&c->rx_lock);
+		stream_find_lost(c, fd);
+		rlm_lock_take(&c->rx_lock);
+		b = stream_bound(c);
+	}
+	if (!b || b->gone) {
+		if (b && b->rx_broken)
+			r.events |= READABLE | WRITABLE | ALWAYS;
 		rlm_lock_drop(&c->rx_lock);
 		return r;
 	}
@@ -110,6 +118,12 @@ bool ready_maybe(const struct rlm_bound *b, uint32_t wanted, uint64_t head)
 		       b->tx.size - b->tx.size / 4;
 }
 
+static void hold(struct rlm_conn *c, struct rlm_bound *b)
+{
+	stream_enter(c);
+	atomic_fetch_add_explicit(&b->holders, 1, memory_order_relaxed);
+}
+
 struct rlm_bound *ready_hold(struct rlm_conn *c)
 {
 	struct rlm_bound *b;
@@ -117,13 +131,31 @@ struct rlm_bound *ready_hold(struct rlm_conn *c)
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
 	if (b)
-		stream_enter(c);
+		hold(c, b);
+	rlm_lock_drop(&c->rx_lock);
+	return b;
+}
+
+struct rlm_bound *ready_hold_to_sleep(struct rlm_conn *c)
+{
+	struct rlm_bound *b;
+
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (b && b->leaving && !b->own)
+		b = NULL;
+	if (b)
+		hold(c, b);
 	rlm_lock_drop(&c->rx_lock);
 	return b;
 }
 
 void ready_release(struct rlm_conn *c)
 {
+	struct rlm_bound *b = stream_bound(c);
+
+	if (b)
+		atomic_fetch_sub_explicit(&b->holders, 1, memory_order_release);
 	stream_leave(c);
 }
 

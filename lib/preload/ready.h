@@ -23,6 +23,8 @@ bool ready_maybe(const struct rlm_bound *b, uint32_t wanted, uint64_t head);
 
 // Keeps the binding's memory in place; NULL when the connection is not bound. Undone by ready_release().
 struct rlm_bound *ready_hold(struct rlm_conn *c);
+// The same for longer; NULL also when the connection is leaving its slot: then only TCP has news.
+struct rlm_bound *ready_hold_to_sleep(struct rlm_conn *c);
 void ready_release(struct rlm_conn *c);
 // Somebody is going to sleep in poll or epoll for `wanted`; the doorbell will ring. The binding is held.
 void ready_listen(struct rlm_bound *b, uint32_t wanted);

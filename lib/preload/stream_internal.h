@@ -147,6 +147,16 @@ static inline void stream_leave(struct rlm_conn *c)
 		stream_finish_close(c);
 }
 
+// A user goes to the kernel, counted in rx_inflight or tx_inflight: it looks at the connection anew afterwards, and sleeps there
+// without keeping it bound. Unless it was closed: then the user is what keeps the socket.
+static inline void stream_enter_kernel(struct rlm_conn *c, bool *user)
+{
+	if (!*user || atomic_load_explicit(&c->flags, memory_order_seq_cst) & RLM_CONN_CLOSING)
+		return;
+	*user = false;
+	stream_leave(c);
+}
+
 // The descriptor to use for the kernel: the caller's, or what keeps the socket after it was closed.
 static inline int stream_fd(const struct rlm_conn *c, int fd)
 {
@@ -171,6 +181,25 @@ void stream_note_why(struct rlm_conn *c);
 
 // Under both locks: takes SO_RCVTIMEO and SO_SNDTIMEO over from the socket.
 void stream_read_timeouts(struct rlm_bound *b, int fd);
+
+// Leaving a slot while the connection lives, see leaving.c. Helper thread. true: the slot's memory is not needed any more.
+bool stream_retreat(struct rlm_conn *c, uint64_t link, uint32_t side);
+// The same connection, later: true: everything that was left was read, it is not bound any more.
+bool stream_retire(struct rlm_conn *c);
+// A descriptor of the connection is in this process, or what keeps its socket after it was closed.
+bool stream_is_here(const struct rlm_conn *c);
+// Under both locks, of a binding that is lost: goes on over TCP from here on, or both ends see a reset.
+void stream_lost(struct rlm_conn *c, struct rlm_bound *b, int fd);
+// The same without locks, for a call that found it so: look again.
+void stream_find_lost(struct rlm_conn *c, int fd);
+// Under both locks: this end gives up, the other one shall see a reset.
+void stream_reset(struct rlm_bound *b, int fd);
+// Not shared with another process: what one of them maps the others have not.
+bool stream_is_alone(const struct rlm_conn *c);
+// Both directions are plain: unbinds. false: somebody waits on the slot.
+bool stream_detach(struct rlm_conn *c);
+// Closes that have taken the descriptor's entry away and are not through with the slot.
+extern _Atomic uint32_t stream_closing;
 
 // The peer misbehaved or the stream is torn: both ends shall see a reset. Under a lock.
 void stream_break(struct rlm_conn *c, struct rlm_bound *b, int fd);

@@ -27,6 +27,8 @@ void stream_note_why(struct rlm_conn *c)
 		why = RLM_WHY_ACCELERATED;
 	else if (flags & RLM_CONN_HELD)
 		why = RLM_WHY_DEMOTED;
+	else if (b->leaving)
+		why = RLM_WHY_MIGRATING;
 	else if (b->tx_dead || b->rx_eof || flags & RLM_CONN_TX_SHUT)
 		why = RLM_WHY_CLOSING;
 	else
@@ -68,13 +70,9 @@ void stream_break(struct rlm_conn *c, struct rlm_bound *b, int fd)
 		 b->frame_got > 1 ? b->frame[1] : '-', (unsigned long)b->drain, (unsigned long)(b->stash_to - b->stash_at),
 		 (unsigned long)b->rx.mine->tail, (unsigned long)b->rx.peer->head, b->rx.peer->tx_round,
 		 (unsigned long)b->rx.peer->end, (unsigned long)b->rx.peer->cut, (long)tcp_taken(fd));
-	b->rx_broken = 1;
-	b->tx_dead = 1;
-	atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
-	atomic_store_explicit(&b->rx_fast, 0, memory_order_relaxed);
+	stream_reset(b, fd);
 	atomic_fetch_or_explicit(&c->flags, RLM_CONN_BARRED, memory_order_relaxed);
 	atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_MISBEHAVED, memory_order_relaxed);
-	sys_call2(SYS_shutdown, fd, SHUT_RDWR);
 }
 
 // Enough has passed: worth an offer?
@@ -110,6 +108,8 @@ static bool has_unread(struct rlm_bound *b)
 {
 	uint64_t n;
 
+	if (b->rx_broken)
+		return true;
 	if (b->stash_at != b->stash_to && b->rx_state != RX_RING && b->rx_state != RX_FRAMES)
 		return true;
 	if (b->rx_state != RX_RING && b->rx_state != RX_DRAIN)
@@ -123,7 +123,7 @@ static void eat_frames(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	uint64_t available;
 
-	for (int i = 0; i < 4 && (b->rx_state == RX_RING || b->rx_state == RX_FRAMES || b->rx_state == RX_READY); i++) {
+	for (int i = 0; i < 4 && !b->rx_broken && (b->rx_state == RX_RING || b->rx_state == RX_FRAMES || b->rx_state == RX_READY); i++) {
 		if (b->rx_state == RX_RING && cutover_rx_look_at_tcp(b, fd))
 			continue;
 		if (cutover_rx(c, b, fd, &available) != RX_WAY_LIMIT)
@@ -149,7 +149,7 @@ static void leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd)
 
 	b->tx_stop = b->rx_stop = 1;
 	pay_before_close(c, b, fd);
-	if (b->rx_state == RX_READY)
+	if (b->rx_state == RX_READY && !b->gone)
 		cutover_rx_ask(b); // the offer must not outlive us
 	eat_frames(c, b, fd);
 	if (has_unread(b))
@@ -157,6 +157,15 @@ static void leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	if (b->stash)
 		sys_call2(SYS_munmap, b->stash, b->stash_size);
 	b->stash = NULL;
+}
+
+static void unbind(struct rlm_bound *b)
+{
+	if (b->own)
+		cutover_leave_free(b);
+	else
+		helper_release(b);
+	bound_free(&arena, b);
 }
 
 // The last descriptor, fd, is about to be closed. false: somebody uses the connection, nothing was done. Users come under a lock.
@@ -180,8 +189,7 @@ static bool let_go(struct rlm_conn *c, int fd)
 	if (used)
 		return false;
 	if (b) {
-		helper_release(b);
-		bound_free(&arena, b);
+		unbind(b);
 	} else if (flags & RLM_CONN_OFFERED) {
 		if (helper_offer_outstanding(c))
 			sys_call2(SYS_shutdown, fd, SHUT_RDWR); // the duplicate under way must not delay the FIN
@@ -194,14 +202,19 @@ static bool let_go(struct rlm_conn *c, int fd)
 	return true;
 }
 
+_Atomic uint32_t stream_closing;
+
 void stream_finish_close(struct rlm_conn *c)
 {
-	int ghost = atomic_exchange_explicit(&c->ghost, 0, memory_order_seq_cst) - 1;
+	int ghost;
 
-	if (ghost < 0)
-		return; // another one does it
-	let_go(c, ghost);
-	fd_close_internal(ghost);
+	atomic_fetch_add_explicit(&stream_closing, 1, memory_order_seq_cst);
+	ghost = atomic_exchange_explicit(&c->ghost, 0, memory_order_seq_cst) - 1;
+	if (ghost >= 0) { // else another one does it
+		let_go(c, ghost);
+		fd_close_internal(ghost);
+	}
+	atomic_fetch_sub_explicit(&stream_closing, 1, memory_order_seq_cst);
 }
 
 // As in the kernel, threads that are inside a call keep the socket: the last one closes it.
@@ -228,10 +241,12 @@ void stream_forget(int fd)
 	case FD_CONN:
 		c = &arena.conns[entry & FD_VALUE_MASK];
 		epoll_forget_conn(fd, c);
+		atomic_fetch_add_explicit(&stream_closing, 1, memory_order_seq_cst);
 		fd_clear(fd);
 		helper_wait_unpinned(c);
 		if (atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) == 1)
 			close_last(c, fd);
+		atomic_fetch_sub_explicit(&stream_closing, 1, memory_order_seq_cst);
 		break;
 	case FD_EPOLL:
 		fd_clear(fd);
@@ -277,7 +292,7 @@ int stream_shutdown(struct rlm_conn *c, int fd, int how)
 	if (b)
 		pay_before_close(c, b, fd);
 	r = REAL(shutdown)(fd, how);
-	if (r == 0 && b) {
+	if (r == 0 && b && !b->gone) {
 		// The ring was filled before the FIN: the receiver empties it, then finds the end on TCP.
 		b->tx_dead = 1;
 		atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
@@ -347,7 +362,7 @@ int stream_unread(struct rlm_conn *c, int fd, int kernel)
 
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
-	if (!b) {
+	if (!b || cutover_is_lost(b)) {
 		rlm_lock_drop(&c->rx_lock);
 		return kernel;
 	}
@@ -374,7 +389,7 @@ int stream_unsent(struct rlm_conn *c, int kernel)
 
 	rlm_lock_take(&c->tx_lock);
 	b = stream_bound(c);
-	if (b && b->tx_state == TX_RING && !b->tx_dead) {
+	if (b && b->tx_state == TX_RING && !b->tx_dead && !cutover_is_lost(b)) {
 		fill = ring_head(&b->tx) - atomic_load_explicit(&b->tx.peer->tail, memory_order_acquire);
 		queued = fill <= b->tx.size && fill > b->tx.size / 4 * 3 ? fill - b->tx.size / 4 * 3 : 0;
 	}
@@ -414,7 +429,7 @@ static bool is_plain(struct rlm_conn *c, int fd, bool leftover)
 }
 
 // Both directions are plain for good: from here on every call goes straight to the kernel. Not while somebody waits on the slot.
-static void detach(struct rlm_conn *c)
+bool stream_detach(struct rlm_conn *c)
 {
 	struct rlm_bound *b;
 
@@ -430,9 +445,10 @@ static void detach(struct rlm_conn *c)
 	rlm_lock_drop(&c->rx_lock);
 	rlm_lock_drop(&c->tx_lock);
 	if (!b)
-		return;
-	helper_release(b);
-	bound_free(&arena, b);
+		return false;
+	unbind(b);
+	wake_conn(c);
+	return true;
 }
 
 #define LEAVE_TIMEOUT_MS 2000
@@ -458,7 +474,7 @@ int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
 	rlm_lock_drop(&c->tx_lock);
 	for (int i = 0; i < LEAVE_TIMEOUT_MS * 5; i++) {
 		if (is_plain(c, fd, why == RLM_WHY_OPTION)) {
-			detach(c);
+			stream_detach(c);
 			return 0;
 		}
 		if (b && i % 50 == 0) {
@@ -475,6 +491,11 @@ int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
 // --- processes ---
 
 bool stream_forked;
+
+bool stream_is_alone(const struct rlm_conn *c)
+{
+	return !stream_forked || atomic_load_explicit(&c->refs, memory_order_relaxed) == fd_count_of_conn(c);
+}
 
 void stream_fork_prepare(void)
 {
@@ -498,6 +519,7 @@ void stream_fork_parent(void)
 void stream_fork_child(void)
 {
 	rlm_self_tid = 0;
+	atomic_store_explicit(&stream_closing, 0, memory_order_relaxed);
 	epoll_fork_child();
 	helper_fork_child();
 }

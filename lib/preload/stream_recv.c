@@ -160,6 +160,7 @@ static int64_t from_kernel(struct receive *r, struct rlm_bound *b, bool counted)
 
 	atomic_fetch_add_explicit(&r->c->rx_inflight, 1, memory_order_seq_cst);
 	rlm_lock_drop(&r->c->rx_lock);
+	stream_enter_kernel(r->c, &r->user);
 	n = kernel_recv(r->fd, &r->at, r->flags);
 	count_plain(r->c, r->fd, n, r->flags);
 	if (n >= 0 && r->total > r->done && r->at.offset == 0) {
@@ -260,6 +261,11 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 	enum rx_way way;
 	int64_t n;
 
+	if (cutover_is_lost(b)) {
+		rlm_lock_drop(&c->rx_lock);
+		stream_find_lost(c, r->fd);
+		return GO_ON;
+	}
 	if (atomic_load_explicit(&b->rx_fast, memory_order_relaxed)) {
 		available = ring_available(&b->rx, r->total - r->done);
 		way = available && available != RLM_RING_BROKEN ? RX_WAY_RING : cutover_rx(c, b, r->fd, &available);

@@ -167,8 +167,14 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 		if (!b || (!*user && !stream_is_current(c, fd))) {
 			atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
 			rlm_lock_drop(&c->tx_lock);
+			stream_enter_kernel(c, user);
 			n = kernel_send(c, fd, load, total - done, flags);
 			return n < 0 && done ? (int64_t)done : n < 0 ? n : (int64_t)done + n;
+		}
+		if (cutover_is_lost(b)) {
+			rlm_lock_drop(&c->tx_lock);
+			stream_find_lost(c, fd);
+			continue;
 		}
 		if (atomic_load_explicit(&b->tx_fast, memory_order_relaxed)) {
 			way = TX_WAY_RING;
@@ -213,6 +219,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 		} else if (way == TX_WAY_PLAIN) {
 			atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
 			rlm_lock_drop(&c->tx_lock);
+			stream_enter_kernel(c, user);
 			n = kernel_send(c, fd, load, total - done, flags);
 			return n < 0 && done ? (int64_t)done : n < 0 ? n : (int64_t)done + n;
 		} else {

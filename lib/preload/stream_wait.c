@@ -20,11 +20,17 @@ static void woken(void *arg)
 	wake_unlisten(s->b, s->bit);
 }
 
+static void let_go(struct rlm_bound *b)
+{
+	atomic_fetch_sub_explicit(&b->holders, 1, memory_order_release);
+}
+
 static void cancelled(void *arg)
 {
 	struct sleep *s = arg;
 
 	woken(arg);
+	let_go(s->b);
 	stream_leave(s->c);
 }
 
@@ -61,7 +67,19 @@ static void sleep_until(struct sleep *s, int fd, short events, const struct dead
 		s->result = s->result < 0 ? -errno : -ETIMEDOUT;
 }
 
-int stream_wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d)
+// The slot is being left: only TCP has news, and the helper tells.
+static int wait_without_slot(struct rlm_conn *c, int fd, struct deadline *d)
+{
+	uint32_t seen = atomic_load_explicit(&c->events, memory_order_acquire);
+	int r;
+
+	if (sys_poll_now(fd, POLLIN | POLLRDHUP) != 0)
+		return 1;
+	r = stream_wait_event(c, seen, d);
+	return r < 0 ? r : 1;
+}
+
+static int wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d)
 {
 	const struct rlm_slot_shared *peer = b->rx.peer;
 	struct sleep sleep = {c, b, 0, 0};
@@ -70,7 +88,6 @@ int stream_wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	bool ready, tcp = false, asked = b->rx_asked;
 	int r;
 
-	deadline_start(d, b->rx_timeout_ns);
 	rlm_lock_drop(&c->rx_lock);
 	helper_ensure();
 	if (!asked && (wake_hold_back(&b->rx_hold, &b->rx) || wake_spin(&peer->head, head, &b->rx_spin)))
@@ -96,7 +113,22 @@ int stream_wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	return r < 0 ? r : tcp || !ready;
 }
 
-int stream_wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d)
+int stream_wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d)
+{
+	int r;
+
+	deadline_start(d, b->rx_timeout_ns);
+	if (__builtin_expect(b->leaving, 0)) {
+		rlm_lock_drop(&c->rx_lock);
+		return wait_without_slot(c, fd, d);
+	}
+	atomic_fetch_add_explicit(&b->holders, 1, memory_order_relaxed);
+	r = wait_data(c, b, fd, d);
+	let_go(b);
+	return r;
+}
+
+static int wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d)
 {
 	const struct rlm_slot_shared *peer = b->tx.peer;
 	struct sleep sleep = {c, b, 0, 0};
@@ -104,7 +136,6 @@ int stream_wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	uint32_t ask = atomic_load_explicit(&peer->rx_ask, memory_order_relaxed), bell, events;
 	bool ready;
 
-	deadline_start(d, b->tx_timeout_ns);
 	rlm_lock_drop(&c->tx_lock);
 	helper_ensure();
 	if (wake_spin(&peer->tail, tail, &b->tx_spin))
@@ -128,6 +159,17 @@ int stream_wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	woken(&sleep);
 	wake_slept(&b->tx_spin, sys_ticks() - start);
 	return outcome(sleep.result);
+}
+
+int stream_wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d)
+{
+	int r;
+
+	deadline_start(d, b->tx_timeout_ns);
+	atomic_fetch_add_explicit(&b->holders, 1, memory_order_relaxed);
+	r = wait_room(c, b, fd, d);
+	let_go(b);
+	return r;
 }
 
 int stream_wait_tcp_writable(int fd, struct deadline *d)
