@@ -25,11 +25,8 @@ struct rlmd_backend {
 	// 0 or -errno; on error nothing is left open.
 	int (*link_make)(struct rlmd_link_parts *parts);
 	int (*segment_make)(struct rlmd_segment_parts *parts, uint32_t slots, uint32_t ring_size);
-	// A descriptor, read-only, of a page with struct rlm_location_shared; or -errno. The caller closes it.
-	int (*location_open)(void);
-	uint64_t (*location)(void);
-	// Says "promote nothing" (or no longer) to all who map the page.
-	void (*quiesce)(bool on);
+	// Where a domain is: unique to this stay here, the same again after a restart of rlmd, never 0.
+	uint64_t (*location)(const char *host, uint64_t domain, uint32_t stay);
 	int (*init)(void);
 	void (*deinit)(void);
 };

@@ -10,19 +10,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "location.h"
 #include "rlm/layout.h"
-
-static struct {
-	int fd; // read-only
-	struct rlm_location_shared *page;
-} location = {.fd = -1};
 
 void rlmd_parts_close(int *fds, unsigned count)
 {
@@ -31,16 +24,6 @@ void rlmd_parts_close(int *fds, unsigned count)
 			close(fds[i]);
 		fds[i] = -1;
 	}
-}
-
-static int reopen_read_only(int fd)
-{
-	char path[40];
-	int ro;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	ro = open(path, O_RDONLY | O_CLOEXEC);
-	return ro < 0 ? -errno : ro;
 }
 
 static int header_write(int fd, uint32_t slots, uint32_t ring_size)
@@ -59,33 +42,19 @@ static int header_write(int fd, uint32_t slots, uint32_t ring_size)
 	return 0;
 }
 
-static int memfd_make(const char *name, uint64_t size)
-{
-	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	int err;
-
-	if (fd < 0)
-		return -errno;
-	if (ftruncate(fd, (off_t)size) == 0 && fchmod(fd, 0400) == 0)
-		return fd;
-	err = -errno;
-	close(fd);
-	return err;
-}
-
 static int region_make(int *rw, int *ro, uint32_t slots, uint32_t ring_size)
 {
 	int err;
 
 	*ro = -1;
-	*rw = memfd_make("rlm-region", rlm_region_size(slots, ring_size));
+	*rw = rlmd_memfd_make("rlm-region", rlm_region_size(slots, ring_size));
 	if (*rw < 0)
 		return *rw;
 	err = header_write(*rw, slots, ring_size);
 	if (!err && fcntl(*rw, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
 		err = -errno;
 	if (!err) {
-		*ro = reopen_read_only(*rw);
+		*ro = rlmd_memfd_reopen_read_only(*rw);
 		err = *ro < 0 ? *ro : 0;
 	}
 	if (err)
@@ -138,72 +107,36 @@ static int local_segment_make(struct rlmd_segment_parts *parts, uint32_t slots, 
 	return err;
 }
 
-// One stay of all namespaces on this kernel is one boot; a restarted broker must say the same, or links would be taken
-// for lost.
-static uint64_t location_number(void)
+static uint64_t hash(uint64_t hash, const void *data, size_t size)
 {
-	char id[64] = "";
-	uint64_t hash = 0xcbf29ce484222325u; // FNV-1a
+	for (size_t i = 0; i < size; i++)
+		hash = (hash ^ ((const uint8_t *)data)[i]) * 0x100000001b3u; // FNV-1a
+	return hash;
+}
+
+// Nothing is kept between two runs of rlmd but the number of stays, so all of this has to follow from what is there.
+static uint64_t local_location(const char *host, uint64_t domain, uint32_t stay)
+{
+	char boot[64] = "";
 	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-	ssize_t length = fd < 0 ? 0 : read(fd, id, sizeof(id));
+	ssize_t length = fd < 0 ? 0 : read(fd, boot, sizeof(boot));
+	uint64_t number = hash(0xcbf29ce484222325u, boot, length > 0 ? (size_t)length : 0);
 
 	if (fd >= 0)
 		close(fd);
-	for (ssize_t i = 0; i < length; i++)
-		hash = (hash ^ (uint8_t)id[i]) * 0x100000001b3u;
-	return hash ? hash : 1;
+	number = hash(number, host, strlen(host) + 1);
+	number = hash(number, &domain, sizeof(domain));
+	number = hash(number, &stay, sizeof(stay));
+	return number ? number : 1;
 }
 
 static int local_init(void)
 {
-	int err = 0, fd = memfd_make("rlm-location", 4096);
-
-	if (fd < 0)
-		return fd;
-	location.page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (location.page == MAP_FAILED) {
-		location.page = NULL;
-		err = -errno;
-		goto out;
-	}
-	location.page->magic = RLM_LAYOUT_MAGIC;
-	location.page->version = RLM_LAYOUT_VERSION;
-	atomic_store(&location.page->location, location_number());
-	// Our own mapping stays writable, nobody can make another one.
-	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL)) {
-		err = -errno;
-		goto out;
-	}
-	location.fd = reopen_read_only(fd);
-	err = location.fd < 0 ? location.fd : 0;
-out:
-	close(fd);
-	return err;
+	return 0;
 }
 
 static void local_deinit(void)
 {
-	if (location.page)
-		munmap(location.page, 4096);
-	location.page = NULL;
-	rlmd_parts_close(&location.fd, 1);
-}
-
-static int local_location_open(void)
-{
-	int fd = fcntl(location.fd, F_DUPFD_CLOEXEC, 0);
-
-	return fd < 0 ? -errno : fd;
-}
-
-static uint64_t local_location(void)
-{
-	return atomic_load(&location.page->location);
-}
-
-static void local_quiesce(bool on)
-{
-	atomic_store(&location.page->quiesce, on);
 }
 
 const struct rlmd_backend rlmd_backend_local = {
@@ -212,7 +145,5 @@ const struct rlmd_backend rlmd_backend_local = {
     .deinit = local_deinit,
     .link_make = local_link_make,
     .segment_make = local_segment_make,
-    .location_open = local_location_open,
     .location = local_location,
-    .quiesce = local_quiesce,
 };

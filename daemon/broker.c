@@ -16,7 +16,7 @@ uint64_t rlmd_random(void)
 	return value;
 }
 
-int rlmd_broker_init(struct rlmd_broker *broker, struct ev_loop *loop, const struct rlmd_backend *backend)
+int rlmd_broker_init(struct rlmd_broker *broker, struct ev_loop *loop, const struct rlmd_backend *backend, const char *host)
 {
 	int err;
 
@@ -29,7 +29,7 @@ int rlmd_broker_init(struct rlmd_broker *broker, struct ev_loop *loop, const str
 	rlmd_config_default(&broker->config);
 	rlmd_registry_init(&broker->registry);
 	rlmd_links_init(&broker->links, &broker->config.limits, rlmd_random);
-	rlmd_domains_init(&broker->domains);
+	rlmd_domains_init(&broker->domains, host, backend->location);
 	err = rlmd_events_init(&broker->events);
 	if (err)
 		return err;

@@ -4,6 +4,7 @@
 //   server.c   listens, accepts            handler.c  carries out what processes ask
 //   client.c   one session                 join.c     offers, matches, links, bindings
 //   report.c   answers rlmctl              timer.c    what happens by time alone
+//   leave.c    ends links, quiesces domains
 //   order.c    what rlmctl tells processes to do
 #ifndef RLMD_BROKER_H
 #define RLMD_BROKER_H
@@ -16,6 +17,7 @@
 #include "config.h"
 #include "domain.h"
 #include "event.h"
+#include "leave.h"
 #include "link.h"
 #include "registry.h"
 #include "table.h"
@@ -69,6 +71,7 @@ struct rlmd_broker {
 	struct rlmd_events events;
 	struct rlmd_client *clients;
 	struct rlmd_client *doomed; // to be freed when nobody is in the middle of using one
+	struct rlmd_quiesce *quiesces;
 	unsigned client_count;
 	unsigned domain_count; // domains that have clients
 	uint64_t next_client;
@@ -78,6 +81,8 @@ struct rlmd_broker {
 	bool freed;	    // memory or a slot became free: try the limited offers
 	struct rlmd_counters counters;
 	struct rlmd_sums gone; // of processes that are gone
+	char moves_path[128]; // see move.c
+	char host[RLMD_NAME_MAX];
 	uint64_t id;
 	double started;
 	bool isn; // may read sequence numbers
@@ -92,9 +97,13 @@ void rlmd_offer_note(struct rlmd_offer *offer, enum rlm_why why, bool again);
 void rlmd_offer_try(struct rlmd_broker *broker, struct rlmd_offer *offer);
 void rlmd_segment_drop(struct rlmd_broker *broker, struct rlmd_segment *segment);
 void rlmd_release(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_release *msg);
+// Nobody has it mapped any more.
+void rlmd_link_end(struct rlmd_broker *broker, struct rlmd_link *link);
 void rlmd_links_close(struct rlmd_broker *broker, struct rlmd_client *client);
 // Groups changed: links across groups end, offers get another chance.
 void rlmd_regroup(struct rlmd_broker *broker);
+// Something changed: all offers get another chance.
+void rlmd_offers_retry(struct rlmd_broker *broker);
 
 // handler.c
 void rlmd_handle(struct rlmd_broker *broker, struct rlmd_client *client, const union rlm_msg *msg, size_t size,
@@ -116,7 +125,8 @@ void rlmd_timer_init(struct rlmd_broker *broker);
 void rlmd_timer_deinit(struct rlmd_broker *broker);
 
 // broker.c
-int rlmd_broker_init(struct rlmd_broker *broker, struct ev_loop *loop, const struct rlmd_backend *backend);
+// host: what location numbers tell us from other brokers by; lives as long as the broker.
+int rlmd_broker_init(struct rlmd_broker *broker, struct ev_loop *loop, const struct rlmd_backend *backend, const char *host);
 void rlmd_broker_deinit(struct rlmd_broker *broker);
 uint64_t rlmd_random(void);
 

@@ -10,6 +10,7 @@
 
 #include "broker.h"
 #include "log.h"
+#include "move.h"
 #include "naming.h"
 
 #define MESSAGES_PER_TURN 32   // then the others
@@ -265,6 +266,8 @@ void rlmd_client_free(struct rlmd_client *client)
 	ev_clear_pending(broker->loop, &client->later);
 	HASH_ITER (hh, client->offers, offer, next)
 		rlmd_offer_free(broker, offer);
+	rlmd_move_forget(client);
+	rlmd_leaves_forget(client);
 	rlmd_links_close(broker, client);
 	if (rlmd_table_put(&broker->tables, client->table, &last))
 		rlmd_sums_add(&broker->gone, &last);

@@ -16,7 +16,9 @@
 
 struct rlmd_broker;
 struct rlmd_domain;
+struct rlmd_leave;
 struct rlmd_offer;
+struct rlmd_quiesce;
 struct rlmd_table;
 struct rlm_tickets_shared;
 
@@ -36,6 +38,7 @@ struct rlmd_client {
 	struct rlmd_domain *domain; // of the session's socket; reference
 	struct rlmd_table *table;
 	struct rlm_tickets_shared *tickets; // NULL: sequence numbers cannot be read
+	struct rlmd_leave *leaves; // links that it was told to leave and has not left yet
 	struct rlmd_offer *offers;
 	unsigned offer_count;
 	struct rlmd_outbox outbox;
@@ -48,6 +51,7 @@ struct rlmd_client {
 		size_t length;
 		size_t sent;
 	} reply;
+	struct rlmd_quiesce *quiesce; // that this rlmctl asked for
 	bool follow; // rlmctl events --follow
 	uint64_t follow_next;
 };

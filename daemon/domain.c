@@ -30,25 +30,33 @@ static uint64_t cookie_of(int sock)
 	return cookie;
 }
 
-void rlmd_domains_init(struct rlmd_domains *domains)
+void rlmd_domains_init(struct rlmd_domains *domains, const char *host,
+		       uint64_t (*number)(const char *host, uint64_t domain, uint32_t stay))
 {
 	int sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	memset(domains, 0, sizeof(*domains));
+	domains->host = host;
+	domains->number = number;
 	if (sock < 0)
 		return;
 	domains->host_cookie = cookie_of(sock);
 	close(sock);
 }
 
+static void domain_free(struct rlmd_domains *domains, struct rlmd_domain *domain)
+{
+	HASH_DEL(domains->by_cookie, domain);
+	rlmd_location_deinit(&domain->location);
+	free(domain);
+}
+
 void rlmd_domains_deinit(struct rlmd_domains *domains)
 {
 	struct rlmd_domain *domain, *next;
 
-	HASH_ITER (hh, domains->by_cookie, domain, next) {
-		HASH_DEL(domains->by_cookie, domain);
-		free(domain);
-	}
+	HASH_ITER (hh, domains->by_cookie, domain, next)
+		domain_free(domains, domain);
 }
 
 // Needs CAP_NET_ADMIN in the namespace; 0 without.
@@ -103,6 +111,35 @@ static void name_look_up(struct rlmd_domain *domain, int sock, double now)
 		snprintf(domain->name, sizeof(domain->name), "netns:#%llu", (unsigned long long)domain->cookie);
 }
 
+// A name means another namespace now: the one that had it and went to another host is gone for good.
+static void namesakes_forget(struct rlmd_domains *domains, const struct rlmd_domain *fresh)
+{
+	struct rlmd_domain *domain, *next;
+
+	HASH_ITER (hh, domains->by_cookie, domain, next)
+		if (domain != fresh && domain->moved && !domain->clients && strcmp(domain->name, fresh->name) == 0) {
+			domain->moved = false;
+			domain->moved_to[0] = 0;
+			rlmd_domain_put(domains, domain);
+		}
+}
+
+static struct rlmd_domain *domain_new(struct rlmd_domains *domains, uint64_t cookie)
+{
+	struct rlmd_domain *domain = calloc(1, sizeof(*domain));
+
+	if (!domain)
+		return NULL;
+	if (rlmd_location_init(&domain->location, cookie, domains->number(domains->host, cookie, 0))) {
+		free(domain);
+		return NULL;
+	}
+	domain->cookie = cookie;
+	domain->host = cookie == domains->host_cookie;
+	HASH_ADD(hh, domains->by_cookie, cookie, sizeof(domain->cookie), domain);
+	return domain;
+}
+
 struct rlmd_domain *rlmd_domain_of(struct rlmd_domains *domains, int sock, double now)
 {
 	uint64_t cookie = cookie_of(sock);
@@ -112,15 +149,28 @@ struct rlmd_domain *rlmd_domain_of(struct rlmd_domains *domains, int sock, doubl
 		return NULL;
 	HASH_FIND(hh, domains->by_cookie, &cookie, sizeof(cookie), domain);
 	if (!domain) {
-		domain = calloc(1, sizeof(*domain));
+		domain = domain_new(domains, cookie);
 		if (!domain)
 			return NULL;
-		domain->cookie = cookie;
-		domain->host = cookie == domains->host_cookie;
 		name_look_up(domain, sock, now);
-		HASH_ADD(hh, domains->by_cookie, cookie, sizeof(domain->cookie), domain);
+		namesakes_forget(domains, domain);
 	} else if (strpbrk(domain->name, "[#") && now - domain->looked_up > LOOKUP_INTERVAL) {
 		name_look_up(domain, sock, now);
+	}
+	return rlmd_domain_get(domain);
+}
+
+struct rlmd_domain *rlmd_domain_known(struct rlmd_domains *domains, uint64_t cookie, const char *name)
+{
+	struct rlmd_domain *domain;
+
+	HASH_FIND(hh, domains->by_cookie, &cookie, sizeof(cookie), domain);
+	if (!domain) {
+		domain = domain_new(domains, cookie);
+		if (!domain)
+			return NULL;
+		snprintf(domain->name, sizeof(domain->name), "%s", name);
+		namesakes_forget(domains, domain);
 	}
 	return rlmd_domain_get(domain);
 }
@@ -135,8 +185,7 @@ void rlmd_domain_put(struct rlmd_domains *domains, struct rlmd_domain *domain)
 {
 	if (!domain || --domain->refs)
 		return;
-	HASH_DEL(domains->by_cookie, domain);
-	free(domain);
+	domain_free(domains, domain);
 }
 
 const char *rlmd_domain_group(const struct rlmd_domain *domain, const struct rlmd_groups *groups)

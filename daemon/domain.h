@@ -10,6 +10,7 @@
 #include <uthash.h>
 
 #include "group.h"
+#include "location.h"
 
 #define RLMD_NETNS_DIR "/run/netns"
 
@@ -20,6 +21,11 @@ struct rlmd_domain {
 	unsigned refs;
 	unsigned clients; // processes whose session came from there
 	double looked_up;
+	uint32_t stay; // how often it has come here from another host
+	struct rlmd_location location;
+	bool moved; // from or to another host, so it has a reference of its own
+	char moved_to[108]; // socket of the broker where it is; "": here
+	char moved_host[RLMD_NAME_MAX];
 	char name[RLMD_NAME_MAX];	// "host", "netns:NAME", "netns:[INODE]" or "netns:#COOKIE"
 	char inode_name[RLMD_NAME_MAX]; // "netns:[INODE]" or ""
 	UT_hash_handle hh;
@@ -28,12 +34,17 @@ struct rlmd_domain {
 struct rlmd_domains {
 	struct rlmd_domain *by_cookie;
 	uint64_t host_cookie;
+	const char *host; // what tells us from other hosts' brokers
+	uint64_t (*number)(const char *host, uint64_t domain, uint32_t stay);
 };
 
-void rlmd_domains_init(struct rlmd_domains *domains);
+void rlmd_domains_init(struct rlmd_domains *domains, const char *host,
+		       uint64_t (*number)(const char *host, uint64_t domain, uint32_t stay));
 void rlmd_domains_deinit(struct rlmd_domains *domains);
 // The domain that a socket belongs to, with a reference. NULL: not a socket, or out of memory.
 struct rlmd_domain *rlmd_domain_of(struct rlmd_domains *domains, int sock, double now);
+// The domain of this cookie, which may have no socket here, with a reference. NULL: out of memory.
+struct rlmd_domain *rlmd_domain_known(struct rlmd_domains *domains, uint64_t cookie, const char *name);
 struct rlmd_domain *rlmd_domain_get(struct rlmd_domain *domain);
 void rlmd_domain_put(struct rlmd_domains *domains, struct rlmd_domain *domain);
 const char *rlmd_domain_group(const struct rlmd_domain *domain, const struct rlmd_groups *groups);

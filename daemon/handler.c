@@ -8,6 +8,7 @@
 #include "broker.h"
 #include "codec.h"
 #include "log.h"
+#include "move.h"
 #include "naming.h"
 
 #define REQUEST_MAX (64u << 10)
@@ -34,7 +35,6 @@ static void hello(struct rlmd_broker *broker, struct rlmd_client *client, const 
 					  .version = RLM_PROTO_VERSION,
 					  .broker = broker->id};
 	const char *problem;
-	int location;
 
 	rlmd_text_clean(client->command, sizeof(client->command), msg->command, sizeof(msg->command));
 	if (client->hello) {
@@ -55,15 +55,14 @@ static void hello(struct rlmd_broker *broker, struct rlmd_client *client, const 
 		client->tickets = rlmd_tickets_map(fds[1]);
 	if (broker->isn && client->tickets)
 		welcome.flags |= RLM_WELCOME_ISN;
-	location = broker->backend->location_open();
-	if (location < 0) {
-		log_error("cannot open the location page: %s", strerror(-location));
-		rlmd_client_doom(client, "no location page");
+	if (!client->domain) {
+		rlmd_client_doom(client, "its domain is unknown");
 		return;
 	}
-	rlmd_client_send(client, &welcome, &location, 1);
-	close(location);
-	rlmd_event(&broker->events, "process", client->domain ? client->domain->name : "", NULL, "%s[%d]",
+	if (rlmd_move_redirect(client))
+		return;
+	rlmd_client_send(client, &welcome, &client->domain->location.fd, 1);
+	rlmd_event(&broker->events, "process", client->domain->name, NULL, "%s[%d]",
 		   client->command, (int)client->pid);
 }
 
@@ -243,6 +242,9 @@ void rlmd_handle(struct rlmd_broker *broker, struct rlmd_client *client, const u
 		break;
 	case RLM_MSG_REPAIR:
 		repair(client, &msg->repair, fds);
+		break;
+	case RLM_MSG_LEFT:
+		rlmd_left(broker, client, &msg->left);
 		break;
 	case RLM_MSG_REQUEST:
 		request(broker, client, &msg->text);

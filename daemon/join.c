@@ -107,18 +107,18 @@ static void group_refused(struct rlmd_broker *broker, struct rlmd_offer *a, stru
 	rlmd_offer_note(b, RLM_WHY_OTHER_GROUP, false);
 }
 
-static void link_send(struct rlmd_broker *broker, struct rlmd_link *link, struct rlmd_link_parts *parts)
+static void link_send(struct rlmd_link *link, struct rlmd_link_parts *parts)
 {
 	for (unsigned side = 0; side < 2; side++) {
-		struct rlmd_client *peer = client_of(link->end[!side].party);
+		struct rlmd_client *client = client_of(link->end[side].party), *peer = client_of(link->end[!side].party);
 		struct rlm_msg_link msg = {.header = {.type = RLM_MSG_LINK, .size = sizeof(msg)},
 					   .link = link->id,
 					   .side = side,
 					   .peer_pid = (uint32_t)peer->pid,
-					   .location = broker->backend->location()};
+					   .location = rlmd_location_number(&client->domain->location)};
 
 		memcpy(msg.peer_command, peer->command, sizeof(msg.peer_command));
-		rlmd_client_send(client_of(link->end[side].party), &msg, parts->fd[side], RLMD_LINK_FDS);
+		rlmd_client_send(client, &msg, parts->fd[side], RLMD_LINK_FDS);
 	}
 }
 
@@ -161,7 +161,7 @@ static struct rlmd_segment *segment_make(struct rlmd_broker *broker, struct rlmd
 	}
 	segment = link ? rlmd_segment_new(&broker->links, link, ev_now(broker->loop)) : NULL;
 	if (segment && fresh) {
-		link_send(broker, link, &link_parts);
+		link_send(link, &link_parts);
 		rlmd_event(&broker->events, "link-made", a->domain ? a->domain->name : "",
 			   b->domain ? b->domain->name : "", "%s[%d] %s[%d]", a->command, (int)a->pid, b->command,
 			   (int)b->pid);
@@ -234,6 +234,11 @@ static void bind_send(struct rlmd_segment *segment, uint32_t slot, unsigned side
 	rlmd_client_send(offer->client, &msg, NULL, 0);
 }
 
+static bool is_quiet(const struct rlmd_broker *broker, const struct rlmd_offer *offer)
+{
+	return rlmd_quiesce_covers(broker, offer->domain) || rlmd_quiesce_covers(broker, offer->client->domain);
+}
+
 static void join(struct rlmd_broker *broker, struct rlmd_offer *a, struct rlmd_offer *b)
 {
 	struct rlmd_segment *segment;
@@ -242,6 +247,11 @@ static void join(struct rlmd_broker *broker, struct rlmd_offer *a, struct rlmd_o
 
 	if (a->client->doomed || b->client->doomed)
 		return;
+	if (is_quiet(broker, a) || is_quiet(broker, b)) {
+		rlmd_offer_note(a, RLM_WHY_MIGRATING, false);
+		rlmd_offer_note(b, RLM_WHY_MIGRATING, false);
+		return;
+	}
 	if (!same_group(broker, a->domain, b->domain)) {
 		group_refused(broker, a, b);
 		return;
@@ -354,11 +364,16 @@ void rlmd_release(struct rlmd_broker *broker, struct rlmd_client *client, const 
 		return;
 	slot_forget(broker, &segment->slot[msg->slot]);
 	broker->freed = true;
-	if (!link->closed || segment->bound)
+	if (!link->closed || link->leaving || segment->bound)
 		return;
 	DL_FOREACH (link->segments, segment)
 		if (segment->bound)
 			return;
+	link_forget(broker, link);
+}
+
+void rlmd_link_end(struct rlmd_broker *broker, struct rlmd_link *link)
+{
 	link_forget(broker, link);
 }
 
@@ -369,6 +384,8 @@ void rlmd_links_close(struct rlmd_broker *broker, struct rlmd_client *client)
 		bool was_open = !link->closed;
 		bool useless = rlmd_link_close(&broker->links, link, &client->party);
 
+		if (link->leaving)
+			useless = !rlmd_link_is_awaited(broker, link->id);
 		if (was_open)
 			drop_send(link, RLM_ALL_SEGMENTS);
 		if (useless)
@@ -376,34 +393,36 @@ void rlmd_links_close(struct rlmd_broker *broker, struct rlmd_client *client)
 	}
 }
 
-static void slot_regroup(struct rlmd_broker *broker, struct rlmd_link *link, struct rlmd_slot *slot)
+static bool link_is_split(struct rlmd_broker *broker, const struct rlmd_link *link)
 {
-	if (slot->held != 3 || same_group(broker, slot->end[0].domain, slot->end[1].domain))
-		return;
-	for (unsigned side = 0; side < 2; side++) {
-		struct rlm_msg_order msg = {.header = {.type = RLM_MSG_ORDER, .size = sizeof(msg)},
-					    .conn = slot->end[side].conn,
-					    .order = RLM_ORDER_DEMOTE};
+	const struct rlmd_segment *segment;
 
-		if (link->end[side].party)
-			rlmd_client_send(client_of(link->end[side].party), &msg, NULL, 0);
-	}
+	DL_FOREACH (link->segments, segment)
+		for (uint32_t i = 0; i < segment->slots; i++)
+			if (segment->slot[i].held == 3 &&
+			    !same_group(broker, segment->slot[i].end[0].domain, segment->slot[i].end[1].domain))
+				return true;
+	return false;
+}
+
+void rlmd_offers_retry(struct rlmd_broker *broker)
+{
+	struct rlmd_client *client;
+	struct rlmd_offer *offer, *next;
+
+	// A match removes two offers, perhaps the next one of this walk: mark first, try later.
+	DL_FOREACH (broker->clients, client)
+		HASH_ITER (hh, client->offers, offer, next)
+			limited_set(broker, offer, true);
+	broker->freed = true;
 }
 
 void rlmd_regroup(struct rlmd_broker *broker)
 {
 	struct rlmd_link *link, *next;
-	struct rlmd_segment *segment;
-	struct rlmd_client *client;
-	struct rlmd_offer *offer, *next_offer;
 
 	HASH_ITER (hh, broker->links.by_id, link, next)
-		DL_FOREACH (link->segments, segment)
-			for (uint32_t i = 0; i < segment->slots; i++)
-				slot_regroup(broker, link, &segment->slot[i]);
-	// A match removes two offers, perhaps the next one of this walk: mark first, try later.
-	DL_FOREACH (broker->clients, client)
-		HASH_ITER (hh, client->offers, offer, next_offer)
-			limited_set(broker, offer, true);
-	broker->freed = true;
+		if (!link->leaving && link_is_split(broker, link))
+			rlmd_link_leave(broker, link, NULL);
+	rlmd_offers_retry(broker);
 }

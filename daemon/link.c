@@ -114,13 +114,18 @@ static void side_release_all(struct rlmd_links *links, struct rlmd_link *link, u
 			rlmd_slot_release(links, segment, i, side, segment->slot[i].epoch, 0);
 }
 
+void rlmd_link_shut(struct rlmd_links *links, struct rlmd_link *link)
+{
+	if (!link->closed)
+		HASH_DELETE(hh_pair, links->by_pair, link);
+	link->closed = true;
+}
+
 bool rlmd_link_close(struct rlmd_links *links, struct rlmd_link *link, struct rlmd_party *gone)
 {
 	struct rlmd_segment *segment;
 
-	if (!link->closed)
-		HASH_DELETE(hh_pair, links->by_pair, link);
-	link->closed = true;
+	rlmd_link_shut(links, link);
 	for (unsigned side = 0; side < 2; side++) {
 		if (link->end[side].party != gone)
 			continue;

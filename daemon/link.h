@@ -58,6 +58,7 @@ struct rlmd_link {
 		struct rlmd_link_end *prev, *next; // rlmd_party.ends
 	} end[2];
 	bool closed;
+	bool leaving; // its processes were told to leave it, see leave.c
 	uint32_t next_segment;
 	uint64_t memory;
 	struct rlmd_segment *segments;
@@ -89,6 +90,8 @@ struct rlmd_link *rlmd_link_new(struct rlmd_links *links, struct rlmd_party *a, 
 unsigned rlmd_link_side(const struct rlmd_link *link, const struct rlmd_party *party);
 // Frees the link and its segments and gives their memory back.
 void rlmd_link_free(struct rlmd_links *links, struct rlmd_link *link);
+// Nothing is bound there from now on.
+void rlmd_link_shut(struct rlmd_links *links, struct rlmd_link *link);
 // The party is gone. Returns true when the link has no reason to exist any more (free it).
 bool rlmd_link_close(struct rlmd_links *links, struct rlmd_link *link, struct rlmd_party *gone);
 

@@ -11,11 +11,13 @@
 #include "broker.h"
 #include "isolate.h"
 #include "log.h"
+#include "move.h"
 #include "server.h"
 
 struct options {
 	const char *socket;
 	const char *config; // NULL: the default one, if it is there
+	const char *host;   // NULL: what the machine is called
 };
 
 static void usage_error(poptContext context, const char *what, const char *why)
@@ -27,13 +29,14 @@ static void usage_error(poptContext context, const char *what, const char *why)
 
 static void options_read(struct options *options, int argc, const char **argv)
 {
-	static char *socket_path, *config, *level;
+	static char *socket_path, *config, *level, *host;
 	static int version, foreground;
 	struct poptOption table[] = {
 	    {"socket", 's', POPT_ARG_STRING, &socket_path, 0,
 	     "listen here (default $RLM_SOCKET or " RLM_DEFAULT_SOCKET ")", "PATH"},
 	    {"config", 'c', POPT_ARG_STRING, &config, 0, "configuration file (default " RLMD_DEFAULT_CONFIG ")",
 	     "FILE"},
+	    {"host", 'H', POPT_ARG_STRING, &host, 0, "what this host is called (default: the machine's name)", "NAME"},
 	    {"foreground", 'f', POPT_ARG_NONE, &foreground, 0, "stay in the foreground (always so)", NULL},
 	    {"log", 'l', POPT_ARG_STRING, &level, 0, "error, warn, info (default) or debug", "LEVEL"},
 	    {"version", 'V', POPT_ARG_NONE, &version, 0, "print the version", NULL},
@@ -57,6 +60,7 @@ static void options_read(struct options *options, int argc, const char **argv)
 	if (!options->socket || !options->socket[0])
 		options->socket = RLM_DEFAULT_SOCKET;
 	options->config = config;
+	options->host = host;
 	poptFreeContext(context);
 }
 
@@ -71,6 +75,14 @@ static int config_read(struct rlmd_broker *broker, const struct options *options
 	if (err)
 		log_error("%s", error);
 	return err;
+}
+
+static void host_set(struct rlmd_broker *broker, const char *name)
+{
+	if (name)
+		snprintf(broker->host, sizeof(broker->host), "%s", name);
+	else if (gethostname(broker->host, sizeof(broker->host) - 1))
+		strcpy(broker->host, "-");
 }
 
 static void on_stop(struct ev_loop *loop, ev_signal *watcher, int events)
@@ -120,13 +132,15 @@ int main(int argc, char **argv)
 	options_read(&options, argc, (const char **)argv);
 	signal(SIGPIPE, SIG_IGN);
 	rlmd_isolate_descriptors();
-	err = rlmd_broker_init(&broker, ev_default_loop(0), &rlmd_backend_local);
+	err = rlmd_broker_init(&broker, ev_default_loop(0), &rlmd_backend_local, options.socket);
 	if (err) {
 		log_error("cannot start: %s", strerror(-err));
 		return 1;
 	}
+	host_set(&broker, options.host);
 	if (config_read(&broker, &options))
 		goto out;
+	rlmd_move_load(&broker, options.socket);
 	if (rlmd_server_init(&server, &broker, options.socket, error, sizeof(error))) {
 		log_error("%s", error);
 		goto out;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Answers rlmctl: one JSON object in, one out. The keys are documented in rlmctl(1).
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <utlist.h>
 
 #include "broker.h"
+#include "move.h"
 
 typedef json_t *(*report_fn)(struct rlmd_broker *broker, struct rlmd_client *asking, const json_t *request);
 
@@ -21,7 +23,7 @@ static json_t *status(struct rlmd_broker *broker, struct rlmd_client *asking, co
 
 	DL_FOREACH (broker->clients, client)
 		processes += client->hello;
-	return json_pack("{ss ss si sf ss sb sI sI sI sI}", "version", RLM_VERSION, "role", broker->backend->name,
+	return json_pack("{ss ss ss si sf ss sb sI sI sI sI}", "version", RLM_VERSION, "role", broker->backend->name, "host", broker->host,
 			 "pid", (int)getpid(), "uptime", ev_time() - broker->started, "config", broker->config_path,
 			 "sequence_numbers", broker->isn, "processes", (json_int_t)processes, "links",
 			 (json_int_t)HASH_COUNT(broker->links.by_id), "connections_bound",
@@ -124,16 +126,27 @@ static json_t *connections(struct rlmd_broker *broker, struct rlmd_client *askin
 	return json_pack("{so}", "connections", list);
 }
 
+static json_t *domain_json(struct rlmd_broker *broker, const struct rlmd_domain *domain)
+{
+	bool away = domain->moved_to[0];
+	const char *state = away ? "away" : rlmd_quiesce_covers(broker, domain) ? "quiesced" : "here";
+	char location[24];
+
+	snprintf(location, sizeof(location), "%016llx", (unsigned long long)rlmd_location_number(&domain->location));
+	return json_pack("{ss sI sI ss sI ss ss sI ss?}", "name", domain->name, "inode", (json_int_t)domain->inode,
+			 "cookie", (json_int_t)domain->cookie, "group",
+			 rlmd_domain_group(domain, &broker->config.groups), "sessions", (json_int_t)domain->clients,
+			 "host", away ? domain->moved_host : broker->host, "state", state, "stay",
+			 (json_int_t)domain->stay, "location", away ? NULL : location);
+}
+
 static json_t *domains(struct rlmd_broker *broker, struct rlmd_client *asking, const json_t *request)
 {
 	json_t *list = json_array();
 	struct rlmd_domain *domain, *next;
 
 	HASH_ITER (hh, broker->domains.by_cookie, domain, next)
-		json_array_append_new(list, json_pack("{ss sI sI ss sI}", "name", domain->name, "inode",
-						      (json_int_t)domain->inode, "cookie", (json_int_t)domain->cookie,
-						      "group", rlmd_domain_group(domain, &broker->config.groups),
-						      "sessions", (json_int_t)domain->clients));
+		json_array_append_new(list, domain_json(broker, domain));
 	return json_pack("{so}", "domains", list);
 }
 
@@ -244,6 +257,7 @@ static json_t *dispatch(struct rlmd_broker *broker, struct rlmd_client *asking, 
 	} reports[] = {
 	    {"status", status}, {"stats", stats},   {"connections", connections}, {"domains", domains},
 	    {"groups", groups}, {"events", events}, {"demote", demote},		  {"promote", promote},
+	    {"prepare", rlmd_move_prepare}, {"arrive", rlmd_move_arrive}, {"depart", rlmd_move_depart},
 	};
 	const char *name = json_string_value(json_object_get(request, "cmd"));
 
@@ -260,11 +274,14 @@ void rlmd_request(struct rlmd_broker *broker, struct rlmd_client *client, const 
 	json_t *request = json_loadb(text, length, 0, NULL);
 	json_t *reply = request ? dispatch(broker, client, request) : error_json("not JSON");
 	char *reply_text = reply ? json_dumps(reply, JSON_COMPACT) : NULL;
+	bool later = !reply && client->quiesce;
 
 	if (client->follow)
 		broker->followers++;
 	json_decref(request);
 	json_decref(reply);
+	if (later)
+		return;
 	if (!reply_text || !rlmd_client_reply(client, reply_text))
 		rlmd_client_doom(client, "asked again before it read the answer");
 }

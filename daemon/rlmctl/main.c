@@ -8,12 +8,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "move.h"
 #include "print.h"
 #include "rlm/proto.h"
 #include "session.h"
 #include "top.h"
 
-enum argument { ARGUMENT_NONE, ARGUMENT_PID };
+enum argument { ARGUMENT_NONE, ARGUMENT_PID, ARGUMENT_MOVE };
 
 struct command {
 	const char *name;
@@ -31,6 +32,7 @@ static const struct command commands[] = {
     {"events", ARGUMENT_NONE, print_events, "what happened lately; with --follow also what happens now"},
     {"demote", ARGUMENT_PID, print_ordered, "[PID|all]: back to TCP, until promote"},
     {"promote", ARGUMENT_PID, print_ordered, "[PID|all]: undo demote, accelerate at once"},
+    {"move", ARGUMENT_MOVE, NULL, "DOMAIN SOCKET: to the host whose broker listens there"},
     {"top", ARGUMENT_NONE, NULL, "live screen"},
 };
 
@@ -39,7 +41,9 @@ static struct {
 	int json;
 	int follow;
 	int version;
+	int unannounced;
 	double interval;
+	double timeout;
 } options = {.interval = 1};
 
 static struct poptOption option_table[] = {
@@ -48,6 +52,8 @@ static struct poptOption option_table[] = {
     {"json", 'j', POPT_ARG_NONE, &options.json, 0, "print JSON", NULL},
     {"follow", 'f', POPT_ARG_NONE, &options.follow, 0, "events: go on", NULL},
     {"interval", 'i', POPT_ARG_DOUBLE, &options.interval, 0, "top: between two looks (default 1)", "SECONDS"},
+    {"timeout", 't', POPT_ARG_DOUBLE, &options.timeout, 0, "move: for the domain to become quiet (default 1)", "SECONDS"},
+    {"unannounced", 0, POPT_ARG_NONE, &options.unannounced, 0, "move: as if nobody had known of it, for tests", NULL},
     {"version", 'V', POPT_ARG_NONE, &options.version, 0, "print the version", NULL},
     POPT_AUTOHELP POPT_TABLEEND};
 
@@ -144,7 +150,7 @@ static int session_start(int *session)
 			    : 0;
 }
 
-static int arguments_check(poptContext context, const struct command **command, const char **argument)
+static int arguments_check(poptContext context, const struct command **command, const char *arguments[2])
 {
 	int result = poptGetNextOpt(context);
 	const char *name;
@@ -162,33 +168,53 @@ static int arguments_check(poptContext context, const struct command **command, 
 	*command = command_find(name);
 	if (!*command)
 		return fail(2, name, "no such command; 'rlmctl --help' lists them");
-	*argument = (*command)->argument == ARGUMENT_PID ? poptGetArg(context) : NULL;
+	if ((*command)->argument != ARGUMENT_NONE)
+		arguments[0] = poptGetArg(context);
+	if ((*command)->argument == ARGUMENT_MOVE)
+		arguments[1] = poptGetArg(context);
+	if ((*command)->argument == ARGUMENT_MOVE && !arguments[1])
+		return fail(2, name, "needs the domain and the socket of the other broker");
 	if (poptPeekArg(context))
 		return fail(2, poptPeekArg(context), "unexpected argument");
 	if (options.follow && strcmp((*command)->name, "events") != 0)
 		return fail(2, "--follow", "only for events");
 	if (!(options.interval >= 0.05 && options.interval <= 3600))
 		return fail(2, "--interval", "must be from 0.05 to 3600 seconds");
+	if (!(options.timeout >= 0 && options.timeout <= 60))
+		return fail(2, "--timeout", "must be at most 60 seconds");
 	return 0;
+}
+
+static int run(int session, const struct command *command, const char *const arguments[2])
+{
+	const struct move move = {.domain = arguments[0],
+				  .socket = arguments[1],
+				  .timeout = options.timeout,
+				  .unannounced = options.unannounced,
+				  .json = options.json};
+
+	if (command->argument == ARGUMENT_MOVE)
+		return move_run(session, &move);
+	return command->print ? command_run(session, command, arguments[0]) : top_run(session, options.interval);
 }
 
 int main(int argc, char **argv)
 {
 	poptContext context = poptGetContext("rlmctl", argc, (const char **)argv, option_table, 0);
 	const struct command *command = NULL;
-	const char *argument = NULL;
+	const char *arguments[2] = {NULL, NULL};
 	int session, status;
 
 	poptSetOtherOptionHelp(context,
 			       "[OPTION...] COMMAND\n\n  status | connections | stats | groups | domains | events |\n"
-			       "  demote [PID|all] | promote [PID|all] | top\n");
-	status = arguments_check(context, &command, &argument);
+			       "  demote [PID|all] | promote [PID|all] | move DOMAIN SOCKET | top\n");
+	status = arguments_check(context, &command, arguments);
 	if (status == 0 && options.version)
 		printf("rlmctl %s\n", RLM_VERSION);
 	if (status == 0 && command)
 		status = session_start(&session);
 	if (status == 0 && command) {
-		status = command->print ? command_run(session, command, argument) : top_run(session, options.interval);
+		status = run(session, command, arguments);
 		close(session);
 	}
 	poptFreeContext(context);

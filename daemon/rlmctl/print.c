@@ -239,12 +239,12 @@ void print_groups(const json_t *reply)
 
 void print_domains(const json_t *reply)
 {
-	static const char *const heads[] = {"DOMAIN", "GROUP", "SESSIONS", "INODE"};
+	static const char *const heads[] = {"DOMAIN", "GROUP", "HOST", "STATE", "SESSIONS", "LOCATION", "INODE"};
 	struct table table;
 	json_t *domain;
 	size_t i;
 
-	table_init(&table, 4, "llrl");
+	table_init(&table, 7, "llllrll");
 	table_line(&table, heads);
 	json_array_foreach(json_object_get(reply, "domains"), i, domain)
 	{
@@ -252,7 +252,9 @@ void print_domains(const json_t *reply)
 
 		snprintf(sessions, sizeof(sessions), "%lld", (long long)number_of(domain, "sessions"));
 		snprintf(inode, sizeof(inode), "%lld", (long long)number_of(domain, "inode"));
-		const char *cells[] = {text_of(domain, "name"), text_of(domain, "group"), sessions, inode};
+		const char *cells[] = {text_of(domain, "name"),	 text_of(domain, "group"), text_of(domain, "host"),
+				       text_of(domain, "state"), sessions,		   text_of(domain, "location"),
+				       inode};
 		table_line(&table, cells);
 	}
 	table_print(&table);

@@ -49,16 +49,10 @@ void broker_config(struct broker *broker, const char *config)
 	fclose(file);
 }
 
-static void broker_run(struct broker *broker, const char *config, bool unprivileged)
+static void broker_exec(struct broker *broker, bool unprivileged)
 {
 	int sock;
 
-	strcpy(broker->directory, "/tmp/rlm-test-XXXXXX");
-	assert_non_null(mkdtemp(broker->directory));
-	chmod(broker->directory, 0777);
-	snprintf(broker->socket, sizeof(broker->socket), "%s/rlmd.sock", broker->directory);
-	snprintf(broker->config, sizeof(broker->config), "%s/rlmd.conf", broker->directory);
-	broker_config(broker, config ? config : "");
 	broker->pid = fork();
 	assert_true(broker->pid >= 0);
 	if (broker->pid == 0) {
@@ -79,6 +73,22 @@ static void broker_run(struct broker *broker, const char *config, bool unprivile
 		pause_ms(10);
 	}
 	fail_msg("rlmd does not answer");
+}
+
+static void broker_run(struct broker *broker, const char *config, bool unprivileged)
+{
+	strcpy(broker->directory, "/tmp/rlm-test-XXXXXX");
+	assert_non_null(mkdtemp(broker->directory));
+	chmod(broker->directory, 0777);
+	snprintf(broker->socket, sizeof(broker->socket), "%s/rlmd.sock", broker->directory);
+	snprintf(broker->config, sizeof(broker->config), "%s/rlmd.conf", broker->directory);
+	broker_config(broker, config ? config : "");
+	broker_exec(broker, unprivileged);
+}
+
+void broker_again(struct broker *broker)
+{
+	broker_exec(broker, false);
 }
 
 void broker_start(struct broker *broker, const char *config)
@@ -225,7 +235,6 @@ void peer_open(struct peer *peer, const struct broker *broker, const char *comma
 	void *table, *tickets;
 	union rlm_msg msg;
 	int tickets_fd, fds[RLM_MSG_FDS_MAX];
-	struct rlm_location_shared *location;
 
 	peer->table_fd = memory_make("table", RLM_TABLE_OFFSET + CAPACITY * sizeof(struct rlm_conn_stat), &table);
 	tickets_fd = memory_make("tickets", 4096, &tickets);
@@ -242,12 +251,11 @@ void peer_open(struct peer *peer, const struct broker *broker, const char *comma
 	close(tickets_fd);
 	message_expect(peer, RLM_MSG_WELCOME, &msg, fds);
 	assert_int_equal(msg.welcome.version, RLM_PROTO_VERSION);
-	location = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fds[0], 0);
-	assert_ptr_not_equal(location, MAP_FAILED);
-	assert_int_equal(location->magic, RLM_LAYOUT_MAGIC);
-	assert_true(location->location != 0);
+	peer->location = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fds[0], 0);
+	assert_ptr_not_equal(peer->location, MAP_FAILED);
+	assert_int_equal(peer->location->magic, RLM_LAYOUT_MAGIC);
+	assert_true(peer->location->location != 0);
 	assert_ptr_equal(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fds[0], 0), MAP_FAILED);
-	munmap(location, 4096);
 	close(fds[0]);
 }
 
@@ -257,6 +265,7 @@ void peer_close(struct peer *peer)
 	close(peer->table_fd);
 	munmap(peer->table, RLM_TABLE_OFFSET + CAPACITY * sizeof(struct rlm_conn_stat));
 	munmap(peer->tickets, 4096);
+	munmap((void *)(uintptr_t)peer->location, 4096);
 }
 
 int message_receive(int sock, union rlm_msg *msg, int *fds, int milliseconds)
@@ -402,6 +411,25 @@ void bound_close(struct bound *bound)
 		if (bound->fds[i] >= 0)
 			close(bound->fds[i]);
 	}
+}
+
+void leave_expect(struct peer *peer, const struct bound *bound)
+{
+	union rlm_msg msg;
+	int fds[RLM_MSG_FDS_MAX];
+
+	message_expect(peer, RLM_MSG_LEAVE, &msg, fds);
+	assert_true(msg.leave.link == bound->bind.link);
+	assert_int_equal(msg.leave.side, bound->bind.side);
+}
+
+void left(struct peer *peer, const struct bound *bound)
+{
+	struct rlm_msg_left msg = {.header = {.type = RLM_MSG_LEFT, .size = sizeof(msg)},
+				   .link = bound->bind.link,
+				   .side = bound->bind.side};
+
+	message_send(peer->sock, &msg, sizeof(msg), NULL, 0);
 }
 
 void release(struct peer *peer, const struct bound *bound)

@@ -32,6 +32,8 @@ void broker_start_unprivileged(struct broker *broker, const char *config);
 // SIGTERM, and it must end well.
 void broker_stop(struct broker *broker);
 void broker_kill(struct broker *broker);
+// After that, at the same place.
+void broker_again(struct broker *broker);
 void broker_config(struct broker *broker, const char *config);
 bool broker_lives(const struct broker *broker);
 // The output of a program with these arguments, to be freed; its exit status must be as given.
@@ -46,6 +48,7 @@ struct peer {
 	struct rlm_table_shared *table;
 	struct rlm_tickets_shared *tickets;
 	struct rlm_conn_stat *entries;
+	const struct rlm_location_shared *location;
 };
 
 int broker_connect(const struct broker *broker);
@@ -81,6 +84,8 @@ enum { FD_RW, FD_RO, FD_MINE, FD_PEER };
 void bound_expect(struct peer *peer, struct bound *bound);
 void bound_close(struct bound *bound);
 void release(struct peer *peer, const struct bound *bound);
+void leave_expect(struct peer *peer, const struct bound *bound);
+void left(struct peer *peer, const struct bound *bound);
 
 // Two ends of one TCP connection: [0] connected, [1] accepted.
 void tcp_pair(int family, const char *address, int tcp[2]);

@@ -190,8 +190,7 @@ static void test_groups(void **state)
 {
 	struct peer a, b;
 	struct bound at_a, at_b;
-	union rlm_msg msg;
-	int tcp[2], fds[RLM_MSG_FDS_MAX];
+	int tcp[2];
 
 	if (geteuid() != 0 || !veth_up())
 		skip();
@@ -213,12 +212,21 @@ static void test_groups(void **state)
 	// Apart again: what is bound goes back to TCP.
 	broker_config(&broker, "group red { domain = {\"netns:rlmt-a\"} }\n");
 	kill(broker.pid, SIGHUP);
-	message_expect(&a, RLM_MSG_ORDER, &msg, fds);
-	assert_int_equal(msg.order.order, RLM_ORDER_DEMOTE);
-	assert_int_equal(msg.order.conn.index, 0);
-	message_expect(&b, RLM_MSG_ORDER, &msg, fds);
+	leave_expect(&a, &at_a);
+	leave_expect(&b, &at_b);
+	left(&a, &at_a);
+	left(&b, &at_b);
+	offer_named(&a, 0, RLM_NAME_ISN, tcp[0], 0);
+	offer_named(&b, 0, RLM_NAME_ISN, tcp[1], 0);
+	note_expect(&b, 0, RLM_WHY_OTHER_GROUP, false);
+	note_expect(&a, 0, RLM_WHY_OTHER_GROUP, false);
+	bound_close(&at_a);
+	bound_close(&at_b);
+	// And together.
 	broker_config(&broker, "");
 	kill(broker.pid, SIGHUP);
+	bound_expect(&a, &at_a);
+	bound_expect(&b, &at_b);
 	bound_close(&at_a);
 	bound_close(&at_b);
 	peer_close(&a);

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// A domain moves between two brokers that stand for two hosts: who is told what, and when.
+#include "harness.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <netinet/in.h>
+#include <unistd.h>
+
+static struct broker here, there;
+
+static int brokers_start(void **state)
+{
+	broker_start(&here, NULL);
+	broker_start(&there, NULL);
+	return 0;
+}
+
+static int brokers_stop(void **state)
+{
+	// What is told here of domains is kept beside the sockets.
+	shell("rm -f %s.moves %s.moves", here.socket, there.socket);
+	broker_stop(&here);
+	broker_stop(&there);
+	return 0;
+}
+
+struct ctl {
+	pid_t pid;
+	FILE *out;
+};
+
+static struct ctl move_start(const struct broker *from, const struct broker *to, const char *timeout)
+{
+	struct ctl ctl;
+	int fds[2];
+
+	assert_int_equal(pipe(fds), 0);
+	ctl.pid = fork();
+	if (ctl.pid == 0) {
+		dup2(fds[1], 1);
+		dup2(fds[1], 2);
+		close(fds[0]);
+		close(fds[1]);
+		execl(RLMCTL_PATH, "rlmctl", "--socket", from->socket, "--timeout", timeout, "move", "host", to->socket, NULL);
+		_exit(127);
+	}
+	close(fds[1]);
+	ctl.out = fdopen(fds[0], "r");
+	return ctl;
+}
+
+// Its last line.
+static void move_ended(struct ctl *ctl, int status, char line[256])
+{
+	int ended;
+
+	line[0] = 0;
+	while (fgets(line, 256, ctl->out))
+		;
+	fclose(ctl->out);
+	assert_int_equal(waitpid(ctl->pid, &ended, 0), ctl->pid);
+	assert_true(WIFEXITED(ended));
+	assert_int_equal(WEXITSTATUS(ended), status);
+}
+
+struct scene {
+	struct peer a, b;
+	struct bound at_a, at_b;
+	int tcp[2];
+};
+
+static void bind_both(struct scene *s)
+{
+	offer_named(&s->a, 0, RLM_NAME_TUPLE, s->tcp[0], 0);
+	offer_named(&s->b, 0, RLM_NAME_TUPLE, s->tcp[1], 0);
+	bound_expect(&s->b, &s->at_b);
+	bound_expect(&s->a, &s->at_a);
+	assert_true(s->at_a.link.location == s->a.location->location);
+}
+
+static void scene_open(struct scene *s, const struct broker *broker)
+{
+	tcp_pair(AF_INET, "127.0.0.1", s->tcp);
+	peer_open(&s->a, broker, "a");
+	peer_open(&s->b, broker, "b");
+	bind_both(s);
+}
+
+static void scene_close(struct scene *s)
+{
+	bound_close(&s->at_a);
+	bound_close(&s->at_b);
+	peer_close(&s->a);
+	peer_close(&s->b);
+	close_pair(s->tcp);
+}
+
+static void sent_on(struct peer *peer, const struct broker *to)
+{
+	union rlm_msg msg;
+	int fds[RLM_MSG_FDS_MAX];
+
+	message_expect(peer, RLM_MSG_MOVE, &msg, fds);
+	assert_string_equal(msg.move.socket, to->socket);
+	end_expect(peer->sock);
+}
+
+// Another process of the domain comes to a broker that it has left.
+static void newcomer_sent_on(const struct broker *from, const struct broker *to)
+{
+	struct peer peer = {.sock = broker_connect(from), .table_fd = memfd_create("table", 0)};
+	struct rlm_table_shared header = {.magic = RLM_TABLE_MAGIC,
+					  .version = RLM_TABLE_VERSION,
+					  .capacity = CAPACITY,
+					  .entry_size = sizeof(struct rlm_conn_stat)};
+
+	assert_int_equal(ftruncate(peer.table_fd, RLM_TABLE_OFFSET + CAPACITY * sizeof(struct rlm_conn_stat)), 0);
+	assert_int_equal(pwrite(peer.table_fd, &header, sizeof(header), 0), sizeof(header));
+	hello_send(peer.sock, peer.table_fd, -1, "newcomer");
+	sent_on(&peer, to);
+	close(peer.sock);
+	close(peer.table_fd);
+}
+
+static uint64_t location_at(const struct broker *broker)
+{
+	struct peer peer;
+	uint64_t number;
+
+	peer_open(&peer, broker, "asks");
+	number = peer.location->location;
+	peer_close(&peer);
+	return number;
+}
+
+static void move_all(const struct broker *from, const struct broker *to)
+{
+	struct ctl ctl = move_start(from, to, "5");
+	char line[256];
+
+	move_ended(&ctl, 0, line);
+}
+
+// Both ends are told to leave, both answer, and nothing happens before; then they are sent on.
+static void test_both_leave(void **state)
+{
+	struct scene s;
+	struct ctl ctl;
+	char line[256];
+	uint64_t before;
+
+	scene_open(&s, &here);
+	before = s.a.location->location;
+	ctl = move_start(&here, &there, "10");
+	leave_expect(&s.a, &s.at_a);
+	leave_expect(&s.b, &s.at_b);
+	assert_int_equal(s.a.location->quiesce, 1);
+	// Quiet is quiet: an offer waits.
+	offer_named(&s.a, 1, RLM_NAME_TUPLE, s.tcp[0], 0);
+	offer_named(&s.b, 1, RLM_NAME_TUPLE, s.tcp[1], 0);
+	note_expect(&s.b, 1, RLM_WHY_MIGRATING, false);
+	note_expect(&s.a, 1, RLM_WHY_MIGRATING, false);
+	left(&s.a, &s.at_a);
+	silence_expect(&s.b);
+	left(&s.b, &s.at_b);
+	sent_on(&s.a, &there);
+	sent_on(&s.b, &there);
+	move_ended(&ctl, 0, line);
+	assert_non_null(strstr(line, "departed"));
+	scene_close(&s);
+	newcomer_sent_on(&here, &there);
+	// There it has another number, and after its way back again another one.
+	assert_true(location_at(&there) != before);
+	scene_open(&s, &there);
+	scene_close(&s);
+	move_all(&there, &here);
+	newcomer_sent_on(&there, &here);
+	assert_true(location_at(&here) != before);
+}
+
+static void test_refused(void **state)
+{
+	union rlm_msg msg;
+	int fds[RLM_MSG_FDS_MAX];
+	struct scene s;
+	struct ctl ctl;
+	char line[256];
+
+	scene_open(&s, &here);
+	ctl = move_start(&here, &there, "0.3");
+	leave_expect(&s.a, &s.at_a);
+	leave_expect(&s.b, &s.at_b);
+	left(&s.a, &s.at_a);
+	message_expect(&s.a, RLM_MSG_RESUME, &msg, fds);
+	move_ended(&ctl, 1, line);
+	assert_non_null(strstr(line, "no answer from b["));
+	assert_null(strstr(line, "a["));
+	assert_int_equal(s.a.location->quiesce, 0);
+	// Everything goes on; who answers late has left the old link all the same.
+	message_expect(&s.b, RLM_MSG_RESUME, &msg, fds);
+	left(&s.b, &s.at_b);
+	bound_close(&s.at_a);
+	bound_close(&s.at_b);
+	bind_both(&s);
+	scene_close(&s);
+}
+
+static void test_given_up(void **state)
+{
+	union rlm_msg msg;
+	int fds[RLM_MSG_FDS_MAX];
+	struct scene s;
+	struct ctl ctl;
+
+	scene_open(&s, &here);
+	ctl = move_start(&here, &there, "10");
+	leave_expect(&s.a, &s.at_a);
+	leave_expect(&s.b, &s.at_b);
+	kill(ctl.pid, SIGKILL);
+	waitpid(ctl.pid, NULL, 0);
+	fclose(ctl.out);
+	message_expect(&s.a, RLM_MSG_RESUME, &msg, fds);
+	assert_int_equal(s.a.location->quiesce, 0);
+	scene_close(&s);
+}
+
+// A process that dies instead of answering has nothing mapped any more.
+static void test_death_is_an_answer(void **state)
+{
+	struct scene s;
+	struct ctl ctl;
+	char line[256];
+
+	scene_open(&s, &here);
+	ctl = move_start(&here, &there, "10");
+	leave_expect(&s.a, &s.at_a);
+	left(&s.a, &s.at_a);
+	shutdown(s.b.sock, SHUT_RDWR);
+	sent_on(&s.a, &there);
+	move_ended(&ctl, 0, line);
+	scene_close(&s);
+	move_all(&there, &here);
+}
+
+static void test_other_broker_missing(void **state)
+{
+	struct broker nobody = {.socket = "/nowhere/rlmd.sock"};
+	struct ctl ctl = move_start(&here, &nobody, "1");
+	char line[256];
+
+	move_ended(&ctl, 1, line);
+	assert_non_null(strstr(line, "no broker is running there"));
+	ctl = move_start(&here, &here, "1");
+	move_ended(&ctl, 1, line);
+	assert_non_null(strstr(line, "already"));
+}
+
+// Where a domain is, and its number, outlive the brokers.
+static void test_restart(void **state)
+{
+	uint64_t number;
+
+	move_all(&here, &there);
+	move_all(&there, &here);
+	number = location_at(&here);
+	broker_kill(&here);
+	broker_again(&here);
+	assert_true(location_at(&here) == number);
+	newcomer_sent_on(&there, &here);
+	broker_kill(&there);
+	broker_again(&there);
+	newcomer_sent_on(&there, &here);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_both_leave),
+	    cmocka_unit_test(test_refused),
+	    cmocka_unit_test(test_given_up),
+	    cmocka_unit_test(test_death_is_an_answer),
+	    cmocka_unit_test(test_other_broker_missing),
+	    cmocka_unit_test(test_restart),
+	};
+
+	return cmocka_run_group_tests(tests, brokers_start, brokers_stop);
+}
