@@ -1,33 +1,42 @@
 # SPDX-License-Identifier: BSD-2-Clause
-# CPython's own suites for everything that uses sockets. Client and server are mostly in one process here. What fails bare may fail
-# preloaded, nothing else.
+# CPython's own suites for everything that uses sockets. Client and server are mostly in one process here. What fails or hangs bare may do
+# so preloaded, nothing else.
 # shellcheck shell=bash
 packages=(python3 libpython3.11-testsuite)
 
-# cpython_suites SUITE...
+# cpython_suites SUITE[:PATTERN,...]...: these at the same time
 cpython_suites() {
-	local suite log=$dir/out
+	local bare=() count
+	[ "$mode" = bare ] || bare=(--bare "$work/row-bare/suites.json")
 	mkdir -m 777 "$dir/tmp"
-	for suite in "$@"; do
-		echo "suite $suite"
-		(cd "$dir/tmp" && local_client TMPDIR="$dir/tmp" timeout 240 /usr/bin/python3 -m test -v -u network,-urlfetch --timeout 120 "test_$suite") 2>&1 || echo "suite test_$suite ended with status $?"
-	done >"$log" </dev/null
-	# unittest's verbose lines: "test_x (module.Class) ... ok"
-	grep -E '^(ERROR|FAIL): ' "$log" | sort -u >"$dir/failures" || true
-	grep -E '^suite test_.* ended' "$log" >>"$dir/failures" || true
+	(cd "$dir/tmp" && local_client TMPDIR="$dir/tmp" /usr/bin/python3 "$here/cpython_suite.py" "$dir/suites.json" "$@" "${bare[@]}") >"$dir/out" </dev/null ||
+		fail "status $?: $(tail -n 2 "$dir/client.log")"
 	if [ "$mode" = preloaded ]; then
-		comm -13 <(sort "$work/row-bare/failures") <(sort "$dir/failures") >"$dir/new"
+		jq -rn --slurpfile bare "$work/row-bare/suites.json" --slurpfile now "$dir/suites.json" \
+			'(($now[0].failed - $bare[0].failed)[] | "fails: " + .), (($now[0].hung - $bare[0].hung)[] | "hangs: " + .)' >"$dir/new"
 		[ ! -s "$dir/new" ] || fail "$(head -n 20 "$dir/new")"
 	fi
 	need 1 1
-	say "$(awk '/^Ran [0-9]+ test/ { n += $2 } END { print n + 0 }' "$log") tests, $(grep -c . "$dir/failures" || true) fail"
+	count=$(jq -r '"\(.ran) ran \(.failed + .hung | length) bad \(.skipped) skip"' "$dir/suites.json")
+	say "$count"
 }
 
-for cpython_suite in socket select poll epoll selectors asyncio ssl httplib httpservers ftplib smtplib poplib imaplib telnetlib socketserver xmlrpc asyncore asynchat urllib2_localnet; do
-	eval "cpython_$cpython_suite() { cpython_suites $cpython_suite; }"
-	case $cpython_suite in
-	select | poll | selectors | epoll) cpython_want=any ;;
-	*) cpython_want=ring ;;
-	esac
-	row "CPython test_$cpython_suite" $cpython_want "cpython_$cpython_suite" promote=eager seconds=260
+# cpython_row TITLE WANT SUITE...
+cpython_row() {
+	cpython_wanted=("${@:3}")
+	cpython_wanted_suites() { cpython_suites "${cpython_wanted[@]}"; }
+	row "CPython $1" "$2" cpython_wanted_suites promote=eager seconds=400
+}
+
+cpython_row socket ring socket
+# These look at readiness of pipes, or at connections that are closed before a broker could hear of them.
+cpython_row "select, poll, epoll, selectors" any select poll epoll selectors
+cpython_row "asyncore, telnetlib" any asyncore telnetlib
+cpython_row asyncio ring asyncio
+cpython_row ssl ring ssl
+for cpython_suite in httplib httpservers ftplib smtplib poplib imaplib socketserver xmlrpc asynchat urllib2_localnet; do
+	cpython_row $cpython_suite ring $cpython_suite
 done
+cpython_connections='*Listener*,*Connection*,*Remote*,*TestPoll*,*TestWait*,*Authkey*'
+cpython_row "multiprocessing connections" ring "multiprocessing_fork:$cpython_connections" "multiprocessing_spawn:$cpython_connections" \
+	"multiprocessing_forkserver:$cpython_connections"

@@ -162,7 +162,7 @@ server() {
 	(in_namespace server "$@") >>"$dir/server.log" 2>&1 </dev/null &
 	pid=$!
 	until listens "$port"; do
-		kill -0 "$pid" 2>/dev/null || fail "server ended: $(tail -n 3 "$dir/server.log")"
+		kill -0 "$pid" 2>/dev/null || listens "$port" || fail "server ended: $(tail -n 3 "$dir/server.log")"
 		sleep 0.05
 	done
 }
@@ -298,7 +298,7 @@ mega() {
 }
 
 header() {
-	printf '%-34s %-18s %-18s %8s %12s %12s  %s\n' program bare preloaded accel. 'ring MB' 'TCP MB' verdict
+	printf '%-34s %-22s %-22s %8s %12s %12s  %s\n' program bare preloaded accel. 'ring MB' 'TCP MB' verdict
 }
 
 row() {
@@ -325,7 +325,7 @@ row() {
 		failed=$((failed + 1))
 		failures+=("$title")
 	fi
-	printf '%-34s %-18s %-18s %8s %12s %12s  %s\n' "$title" "$bare" "$preloaded" "$accelerated" "$(mega "$ring")" "$(mega "$plain")" "$verdict"
+	printf '%-34s %-22s %-22s %8s %12s %12s  %s\n' "$title" "$bare" "$preloaded" "$accelerated" "$(mega "$ring")" "$(mega "$plain")" "$verdict"
 	for text in "${wrong[@]}"; do
 		echo "$text" | sed 's/^/    /'
 	done

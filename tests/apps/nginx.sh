@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # nginx with sendfile: edge-triggered epoll; curl polls, wrk has its own event loop.
 # shellcheck shell=bash
-packages=(nginx-light curl wrk)
+packages=(nginx-light curl wrk openssl python3)
 
 nginx_up() {
 	local root=$work/www
@@ -11,11 +11,16 @@ nginx_up() {
 	[ -e "$root/100k" ] || head -c 102400 /dev/urandom >"$root/100k"
 	mkdir -p "$dir/nginx"
 	cat >"$dir/nginx.conf" <<-END
-		daemon off;
+		daemon ${nginx_daemon:-off};
 		user root;
 		worker_processes ${1:-1};
 		pid $dir/nginx/pid;
 		error_log $dir/nginx/error.log;
+		# nginx clears its environment; a new binary gets what is named here.
+		env LD_PRELOAD;
+		env RLM_SOCKET;
+		env RLM_PROMOTE;
+		env RLM_LOG;
 		events { worker_connections 1024; }
 		http {
 			access_log off;
@@ -31,12 +36,13 @@ nginx_up() {
 			server {
 				listen 8080 reuseport;
 				listen [::]:8080;
+				${2:-}
 				root $root;
 				location /put/ { root $dir; dav_methods PUT; create_full_put_path on; }
 			}
 		}
 	END
-	server 8080 nginx -e "$dir/nginx/error.log" -p "$dir/nginx" -c "$dir/nginx.conf"
+	server 8080 "$(command -v nginx)" -e "$dir/nginx/error.log" -p "$dir/nginx" -c "$dir/nginx.conf"
 }
 
 nginx_curl() {
@@ -83,6 +89,72 @@ wrk_run() {
 	say "$(awk '/^Requests\/sec/ { printf "%d req/s", $2 }' "$dir/out")"
 }
 
+# nginx_pids: of all that belong to this server
+nginx_pids() {
+	local pid
+	for pid in $(ip netns pids "$ns_server"); do
+		[ "$(cat "/proc/$pid/comm" 2>/dev/null)" != nginx ] || echo "$pid"
+	done
+}
+
+pid_changed() {
+	[ -s "$dir/nginx/pid" ] && [ "$(cat "$dir/nginx/pid")" != "$1" ]
+}
+
+gone() {
+	! kill -0 "$1"
+}
+
+# None of the pids is there any more, nginx has given them up one by one.
+all_gone() {
+	local pid
+	for pid in "$@"; do
+		gone "$pid" || return 1
+	done
+}
+
+# Four workers under load; three times new workers, then a new binary that takes the listening sockets over.
+nginx_renewed() {
+	local load old workers i nginx_daemon=on # otherwise nginx takes no new binary
+	nginx_up 4
+	wait_for 5 test -s "$dir/nginx/pid"
+	client timeout 50 /usr/bin/python3 "$here/http_load.py" "$server_address" 8080 8 "$dir/stop" \
+		"/1k=$work/www/1k" "/100k=$work/www/100k" >"$dir/out" &
+	load=$!
+	old=$(cat "$dir/nginx/pid")
+	for i in 1 2 3; do
+		sleep 0.7
+		mapfile -t workers < <(nginx_pids | grep -vx "$old")
+		kill -HUP "$old"
+		wait_for 20 all_gone "${workers[@]}" || fail "workers stay after reload $i"
+	done
+	sleep 0.7
+	kill -USR2 "$old"
+	wait_for 20 pid_changed "$old" || fail "no new nginx: $(tail -n 3 "$dir/nginx/error.log")"
+	sleep 0.7
+	kill -QUIT "$old"
+	wait_for 20 gone "$old" || fail "the old nginx stays"
+	sleep 0.7
+	touch "$dir/stop"
+	wait $load || fail "$(tail -n 3 "$dir/client.log")"
+	need 8 10000000
+	say "$(cat "$dir/out")"
+}
+
+# What carries TLS is bytes like any, as long as the kernel does not encrypt them (TCP_ULP).
+nginx_tls() {
+	[ -e "$work/tls.key" ] || openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=rlm -addext "subjectAltName=IP:$server_address" \
+		-keyout "$work/tls.key" -out "$work/tls.pem" 2>/dev/null || fail "openssl: status $?"
+	nginx_up 1 "listen 8443 ssl; ssl_certificate $work/tls.pem; ssl_certificate_key $work/tls.key;"
+	client timeout 40 curl -sS -f --cacert "$work/tls.pem" -o "$dir/200m" -w '%{speed_download}\n' "https://$server_address:8443/200m" >"$dir/speed" ||
+		fail "curl: status $?"
+	same_file "$work/www/200m" "$dir/200m"
+	client timeout 40 curl -sS -f --cacert "$work/tls.pem" -T "$work/www/200m" "https://$server_address:8443/put/200m" || fail "curl: status $?"
+	same_file "$work/www/200m" "$dir/put/200m"
+	need 2 300000000
+	say "$(($(cut -d. -f1 "$dir/speed") / 1000000)) MB/s"
+}
+
 wrk_1k() { wrk_run 1k 1000000; }
 wrk_100k() { wrk_run 100k 100000000; }
 
@@ -90,5 +162,7 @@ wrk_100k() { wrk_run 100k 100000000; }
 row "nginx, curl 200 MB" ring nginx_curl
 row "nginx, curl 100 files, keep-alive" ring nginx_curl_many
 nginx -V 2>&1 | grep -q http_dav && row "nginx, curl upload 200 MB" ring nginx_put
+row "nginx, TLS, curl 2 x 200 MB" ring nginx_tls
+row "nginx, 3 reloads, new binary" ring nginx_renewed promote=eager seconds=90
 row "nginx, wrk 1 KiB" ring wrk_1k
 row "nginx, wrk 100 KiB" ring wrk_100k

@@ -4,7 +4,7 @@
 packages=(redis-server redis-tools)
 
 redis_up() {
-	server 6400 redis-server --port 6400 --bind 0.0.0.0 --protected-mode no --save '' --appendonly no --dir "$dir" --daemonize no
+	server 6400 redis-server --port 6400 --bind 0.0.0.0 --protected-mode no --save '' --dir "$dir" --daemonize no "$@"
 }
 
 redis_cli() {
@@ -51,7 +51,46 @@ redis_values() {
 	say "4010 answers right"
 }
 
+redis_says() {
+	redis_cli info "$1" | tr -d '\r' | grep -qx "$2:$3"
+}
+
+# The replica is in the client's namespace, and asked without librlm.
+replica_cli() {
+	ip netns exec "$ns_client" redis-cli -p 6401 "$@"
+}
+
+replica_is_up_to_date() {
+	[ "$(redis_cli debug digest)" = "$(replica_cli debug digest)" ]
+}
+
+# A master that rewrites its append-only file in a forked child while it is written to, and a replica that joins in the middle (a full
+# synchronization, another fork) and is thrown out once.
+redis_replication() {
+	local load i
+	redis_up --appendonly yes --auto-aof-rewrite-percentage 0 --repl-diskless-sync-delay 0 --enable-debug-command yes
+	client timeout 50 redis-benchmark -h "$server_address" -p 6400 -c 8 -t set -r 20000 -d 500 -n 300000 -q >"$dir/out" &
+	load=$!
+	mkdir "$dir/replica"
+	(in_namespace client redis-server --port 6401 --save '' --dir "$dir/replica" --replicaof "$server_address" 6400 \
+		--enable-debug-command yes) >"$dir/replica.log" 2>&1 &
+	for i in 1 2 3; do
+		redis_cli bgrewriteaof >/dev/null
+		wait_for 20 redis_says persistence aof_rewrite_in_progress 0 || fail "rewriting does not end"
+		redis_says persistence aof_last_bgrewrite_status ok || fail "rewriting failed"
+		[ $i != 2 ] || redis_cli client kill type replica >/dev/null
+	done
+	kill -0 $load || fail "the load was over too soon"
+	wait $load || fail "redis-benchmark: status $?"
+	wait_for 20 replica_is_up_to_date || fail "the replica differs: $(tail -n 2 "$dir/replica.log")"
+	redis_cli debug loadaof | grep -qx OK || fail "the append-only file cannot be read"
+	replica_is_up_to_date || fail "the append-only file has other contents"
+	need 9 100000000
+	say "$(replica_cli dbsize) keys right"
+}
+
 row "redis-benchmark -c 1" ring redis_bench_1
 row "redis-benchmark -c 50" ring redis_bench_50
 row "redis-benchmark -c 8 -P 16 -d 1000" ring redis_bench_pipeline
 row "redis-cli" ring redis_values promote=eager
+row "redis, replica, AOF rewritten" ring redis_replication promote=eager seconds=90

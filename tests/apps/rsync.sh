@@ -37,7 +37,8 @@ rsync_both() {
 	printf changed | dd of="$dir/up/large" bs=1 seek=50000000 conv=notrunc status=none
 	client timeout 40 rsync -a --checksum --port 8730 "$work/tree/" "$server_address::up/" || fail "rsync: status $?"
 	diff -r "$work/tree" "$dir/up" >/dev/null || fail "what was updated differs"
+	need 3 400000000
 	say "3 trees right"
 }
 
-row "rsync daemon" any rsync_both seconds=90
+row "rsync daemon" ring rsync_both seconds=90
