@@ -107,6 +107,16 @@ void arena_drop_tickets(struct rlm_arena *a)
 	a->tickets_fd = -1;
 }
 
+void *arena_map(size_t size, const char *name)
+{
+	int fd = make_memfd(name, page_up(size));
+	void *p = fd < 0 ? NULL : map_shared(page_up(size), fd);
+
+	if (fd >= 0)
+		sys_close(fd);
+	return p;
+}
+
 struct rlm_conn *conn_new(struct rlm_arena *a)
 {
 	struct rlm_arena_shared *s = a->shared;
@@ -128,7 +138,6 @@ struct rlm_conn *conn_new(struct rlm_arena *a)
 	if (!c)
 		return NULL;
 	memset(c, 0, sizeof(*c));
-	c->refs = 1;
 	stat = conn_stat(a, c);
 	generation = stat->generation;
 	memset(stat, 0, sizeof(*stat));
@@ -176,8 +185,20 @@ void bound_free(struct rlm_arena *a, struct rlm_bound *b)
 {
 	struct rlm_arena_shared *s = a->shared;
 
+	atomic_store_explicit(&b->returned, 0, memory_order_relaxed);
 	rlm_lock_take(&s->lock);
 	b->next = s->bound_free;
 	s->bound_free = (uint32_t)(b - a->bounds) + 1;
 	rlm_lock_drop(&s->lock);
+}
+
+struct rlm_bound *bound_next_returned(struct rlm_arena *a, uint32_t *at)
+{
+	while (*at < a->shared->bound_used) {
+		struct rlm_bound *b = &a->bounds[(*at)++];
+
+		if (atomic_load_explicit(&b->returned, memory_order_acquire))
+			return b;
+	}
+	return NULL;
 }

@@ -9,6 +9,7 @@
 //   rlm_bound.tx_*     under tx_lock;  rlm_bound.rx_* under rx_lock
 //   kernel sends       counted in tx_inflight, kernel receives in rx_inflight, so that a switch can be exclusive of them:
 //                      enter: count up, then look at `bound` (seq_cst); switcher: set `bound`, then look at the count
+//   caller             whose threads are counted in these and in users, so that the counts of a process that dies inside a call can be undone
 //   users              who needs the connection to stay as it is without holding a lock: threads that wait in a call, epoll items
 //                      that are armed. A connection that is closed meanwhile lives on, on `ghost`, until the last one leaves
 #ifndef RLM_CONN_H
@@ -34,6 +35,8 @@
 #define RLM_CONN_ACTIVE 0x400u  // this end called connect()
 #define RLM_CONN_NAMING 0x200u  // a duplicate of the socket is on its way to the broker or there
 
+#define RLM_CALLER_SEVERAL UINT32_MAX
+
 struct rlm_conn {
 	struct rlm_lock tx_lock;
 	struct rlm_lock rx_lock;
@@ -46,6 +49,7 @@ struct rlm_conn {
 	_Atomic uint32_t calls;  // while plain; saturates
 	_Atomic uint32_t flags;
 	_Atomic uint32_t next;   // free list
+	_Atomic uint32_t caller; // rlm_place.id of the process whose threads are in calls, RLM_CALLER_SEVERAL
 	_Atomic int32_t ghost;   // descriptor + 1 that keeps the socket for `users` after the application closed it
 };
 
@@ -85,9 +89,12 @@ struct rlm_bound {
 	uint32_t segment;
 	uint32_t slot;
 	uint32_t epoch;
+	uint32_t owner;    // rlm_place.id of the process that bound it and has the session with the broker
 	int doorbell_mine; // eventfd that the peer writes
 	int doorbell_peer; // eventfd that I write
 	int control_peer;  // the peer's control doorbell
+	int control_mine;  // the owner's
+	_Atomic uint8_t returned; // not used any more: the owner has to give the slot back
 	_Atomic uint32_t next;
 	const _Atomic uint64_t *here; // the number of where we are now: what differs from `location` must not be touched
 	_Atomic uint64_t location;
@@ -143,12 +150,21 @@ struct rlm_bound {
 	struct rlm_spin tx_spin;
 };
 
+// Where a process counts what it holds, see family.h. id 0: it has no place.
+struct rlm_place {
+	uint32_t index;
+	uint32_t id;
+	int fd; // its lock
+};
+
 struct rlm_arena {
 	struct rlm_table_shared *table; // also the broker's view
 	struct rlm_conn_stat *stats;
 	struct rlm_conn *conns;
 	struct rlm_bound *bounds;
 	struct rlm_arena_shared *shared;
+	struct rlm_family_shared *family;
+	struct rlm_place place; // of this process
 	uint32_t conn_capacity;
 	uint32_t bound_capacity;
 	int table_fd; // memfd, for HELLO
@@ -159,19 +175,24 @@ struct rlm_arena {
 // Maps everything, lazily populated. Effect of fork: shared with the child. 0 or -errno.
 int arena_init(struct rlm_arena *arena, uint32_t conn_capacity, uint32_t bound_capacity);
 
+// Shared memory, zero pages that cost nothing until used and count against no limit before. NULL when there is none.
+void *arena_map(size_t size, const char *name);
+
 // The page of naming tickets. Not for the family: each process names its connections in a session of its own, and one's answer
 // must not be taken for another's. 0 or -errno.
 int arena_make_tickets(struct rlm_arena *arena);
 // In fork's child: the page is the parent's. The caller closes tickets_fd first.
 void arena_drop_tickets(struct rlm_arena *arena);
 
-// Takes a connection entry with one reference, or NULL when the table is full.
+// Takes a connection entry without references, or NULL when the table is full.
 struct rlm_conn *conn_new(struct rlm_arena *arena);
 // Gives it back; the caller is the last who knows it. Adds its counters to the table's totals.
 void conn_free(struct rlm_arena *arena, struct rlm_conn *conn);
 
 struct rlm_bound *bound_new(struct rlm_arena *arena);
 void bound_free(struct rlm_arena *arena, struct rlm_bound *bound);
+// Bindings that were returned to their owner: the next one from *at on, NULL at the end.
+struct rlm_bound *bound_next_returned(struct rlm_arena *arena, uint32_t *at);
 
 static inline uint32_t conn_index(const struct rlm_arena *arena, const struct rlm_conn *conn)
 {

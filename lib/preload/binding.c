@@ -184,6 +184,8 @@ static void offer_by_isn(struct rlm_conn *c, int fd)
 	}
 }
 
+#define SHARED_RETRY_MS 1000
+
 static bool receives_every_byte(int fd)
 {
 	int low = 1;
@@ -226,8 +228,10 @@ void binding_offer(struct rlm_conn *c)
 	fd = helper_pin_naming(c);
 	if (fd < 0)
 		goto out;
-	if (!stream_is_alone(c)) {
+	if (!stream_is_alone(c)) { // the other process may close it, or end
 		set_why(c, RLM_WHY_SHARED);
+		set_flags(c, RLM_CONN_QUEUED);
+		helper_retry(c, SHARED_RETRY_MS);
 		goto out;
 	}
 	if (!receives_every_byte(fd)) {
@@ -320,6 +324,8 @@ static void fill_bound(struct rlm_bound *b, struct rlm_conn *c, const struct lin
 	b->doorbell_mine = s->doorbell_mine;
 	b->doorbell_peer = s->doorbell_peer;
 	b->control_peer = l->control_peer;
+	b->control_mine = l->control_mine;
+	b->owner = arena.place.id;
 	b->tx = (struct rlm_ring){mine, peer, segment_ring(s, s->mine, m->slot), s->ring_size, 0};
 	b->rx = (struct rlm_ring){mine, peer, segment_ring(s, s->peer, m->slot), s->ring_size, 0};
 	wake_spin_init(&b->tx_spin);
@@ -394,6 +400,10 @@ static void on_bind(const struct rlm_msg_bind *m)
 	    !receives_every_byte(fd))
 		goto no;
 	b = bound_new(&arena);
+	if (!b) {
+		stream_sweep(100);
+		b = bound_new(&arena);
+	}
 	if (!b) {
 		set_why(c, RLM_WHY_LIMIT);
 		goto no;
@@ -573,6 +583,18 @@ void binding_watch_inherited(void)
 	for (struct link *l = links; l; l = l->next)
 		helper_watch_control(l->control_mine);
 	for_each_bound(watch_one);
+}
+
+// Slots of ours whose connections only forked children have: nobody tells us when these are killed.
+bool binding_has_lent(void)
+{
+	for (uint32_t i = 0; i < arena.table->used; i++) {
+		struct rlm_bound *b = arena.stats[i].generation & 1 ? stream_bound(&arena.conns[i]) : NULL;
+
+		if (b && b->owner == arena.place.id && fd_of_conn(&arena.conns[i]) < 0)
+			return true;
+	}
+	return false;
 }
 
 static uint32_t not_idle;

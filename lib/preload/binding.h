@@ -17,6 +17,7 @@ void binding_tcp_event(struct rlm_conn *c);
 void binding_answer_peers(void);
 void binding_watch_inherited(void);
 void binding_broker_is_back(void);
+bool binding_has_lent(void);
 // Returns the memory of rings that nobody used since the last look. true: there are rings left to look after.
 bool binding_give_back_idle(void);
 

@@ -24,7 +24,7 @@
 
 _Atomic int helper_running;
 
-enum job_type { JOB_OFFER = 1, JOB_WITHDRAW, JOB_RELEASE, JOB_ACTIVITY };
+enum job_type { JOB_OFFER = 1, JOB_WITHDRAW, JOB_RELEASE, JOB_ACTIVITY, JOB_LENT };
 
 struct job {
 	enum job_type type;
@@ -46,6 +46,7 @@ static struct {
 	uint32_t connect_failures;
 	uint32_t redirects;
 	uint64_t next_idle_ms; // 0: nothing to look after
+	uint64_t next_sweep_ms; // 0: nothing is lent to forked children
 	struct {
 		struct rlm_conn_ref conn;
 		uint64_t at_ms;
@@ -202,8 +203,8 @@ void helper_release(const struct rlm_bound *b)
 	enqueue(&job);
 }
 
-// The caller holds a lock: never wait. A full queue is activity enough, the helper looks again soon.
-void helper_note_activity(void)
+// The caller may hold a lock: never wait. A full queue is activity enough, the helper looks again soon.
+static void note_job(enum job_type type)
 {
 	bool full;
 
@@ -211,9 +212,19 @@ void helper_note_activity(void)
 	rlm_lock_take(&helper.lock);
 	full = helper.put - helper.taken == JOBS;
 	if (!full)
-		helper.jobs[helper.put++ % JOBS].type = JOB_ACTIVITY;
+		helper.jobs[helper.put++ % JOBS].type = type;
 	rlm_lock_drop(&helper.lock);
 	poke();
+}
+
+void helper_note_activity(void)
+{
+	note_job(JOB_ACTIVITY);
+}
+
+void helper_note_lent(void)
+{
+	note_job(JOB_LENT);
 }
 
 bool helper_offer_outstanding(const struct rlm_conn *c)
@@ -406,6 +417,12 @@ static int run_timers(void)
 		helper.next_idle_ms = binding_give_back_idle() ? now + IDLE_LOOK_MS : 0;
 	if (helper.next_idle_ms && helper.next_idle_ms < next)
 		next = helper.next_idle_ms;
+	if (helper.next_sweep_ms && helper.next_sweep_ms <= now) {
+		stream_sweep(0);
+		helper.next_sweep_ms = binding_has_lent() ? now + IDLE_LOOK_MS : 0;
+	}
+	if (helper.next_sweep_ms && helper.next_sweep_ms < next)
+		next = helper.next_sweep_ms;
 	if (next == UINT64_MAX)
 		return -1;
 	return next <= now ? 1 : (int)(next - now) + 1;
@@ -443,6 +460,10 @@ static void run_jobs(void)
 		case JOB_ACTIVITY:
 			helper_arm_idle();
 			break;
+		case JOB_LENT:
+			if (!helper.next_sweep_ms)
+				helper.next_sweep_ms = now_ms() + IDLE_LOOK_MS;
+			break;
 		}
 	}
 }
@@ -462,6 +483,7 @@ static void on_event(const struct epoll_event *e)
 			;
 		break;
 	case WATCH_CONTROL:
+		stream_sweep(0); // or a forked child gives a slot back
 		binding_answer_peers();
 		break;
 	case WATCH_CONN:
@@ -535,7 +557,7 @@ void helper_fork_child(void)
 	arena_drop_tickets(&arena);
 	helper.broker = helper.epoll_fd = helper.wake_fd = -1;
 	helper.put = helper.taken = 0;
-	helper.next_connect_ms = helper.next_idle_ms = 0;
+	helper.next_connect_ms = helper.next_idle_ms = helper.next_sweep_ms = 0;
 	memset(helper.retries, 0, sizeof(helper.retries));
 	atomic_store_explicit(&helper_running, 0, memory_order_relaxed);
 }

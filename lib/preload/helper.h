@@ -21,6 +21,8 @@ static inline void helper_ensure(void)
 }
 // Somebody used a connection whose idle ring was given back to the system.
 void helper_note_activity(void);
+// The last descriptor of a promoted connection in this process was closed, others of the family have it.
+void helper_note_lent(void);
 // Call after the descriptor's entry was cleared and before it is closed: waits (microseconds) until the helper does not use it.
 void helper_wait_unpinned(const struct rlm_conn *c);
 // An offer of this connection may be on its way to the broker with a duplicate of the socket inside.

@@ -7,8 +7,6 @@
 #ifndef RLM_HOOKS_H
 #define RLM_HOOKS_H
 
-#include <pthread.h>
-
 #include "real.h"
 #include "stream.h"
 
@@ -24,17 +22,13 @@
 
 #define HOOK_MOST 0x7ffff000u // bytes that one call moves at most (Linux's MAX_RW_COUNT)
 
-// A kernel call within the bracket. It may end without returning, by cancellation or by siglongjmp() in a signal
-// handler; libc runs handlers of this old kind, which cost two stores, in both cases.
+// A kernel call within the bracket. It may end without returning, see stream.h.
 struct hook_call {
 	struct _pthread_cleanup_buffer cleanup;
 	struct rlm_conn *conn;
 	int fd;
 	int flags;
 };
-
-void _pthread_cleanup_push(struct _pthread_cleanup_buffer *buffer, void (*routine)(void *), void *arg);
-void _pthread_cleanup_pop(struct _pthread_cleanup_buffer *buffer, int execute);
 
 void hook_send_abandoned(void *call);
 void hook_recv_abandoned(void *call);

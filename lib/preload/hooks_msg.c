@@ -162,7 +162,7 @@ static ssize_t recv_message(struct rlm_conn *c, int fd, struct msghdr *msg, int 
 		return REAL(recvmsg)(fd, msg, flags);
 	if (hook_recv_begin(&call, c, fd, flags)) {
 		n = REAL(recvmsg)(fd, msg, flags);
-		if (hook_recv_end(&call, n > 0 ? msg->msg_iov : NULL, n > 0 ? (int)msg->msg_iovlen : 0, &n))
+		if (hook_recv_end(&call, n >= 0 ? msg->msg_iov : NULL, n >= 0 ? (int)msg->msg_iovlen : 0, &n))
 			return n;
 	}
 	if (hook_is_bad(msg) || hook_vector_is_bad(msg->msg_iov, msg->msg_iovlen))

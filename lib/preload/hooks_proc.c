@@ -80,6 +80,22 @@ RLM_EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
 	return r;
 }
 
+// --- the end ---
+
+// exit() and quick_exit() call this inside libc: init.c has registered with them.
+RLM_EXPORT void _exit(int status)
+{
+	if (!hook_in_vfork())
+		stream_before_exit();
+	for (;;)
+		REAL(_exit)(status);
+}
+
+RLM_EXPORT void _Exit(int status)
+{
+	_exit(status);
+}
+
 // The child closes descriptors 0 to 2 inside libc.
 RLM_EXPORT int daemon(int nochdir, int noclose)
 {

@@ -6,6 +6,7 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <sys/auxv.h>
 
 #include "location.h"
@@ -38,6 +39,13 @@ static void fork_child(void)
 	stream_fork_child();
 }
 
+static void at_exit(int status, void *unused)
+{
+	(void)status;
+	(void)unused;
+	stream_before_exit();
+}
+
 __attribute__((constructor)) static void start(void)
 {
 	cpu_set_t cpus;
@@ -65,22 +73,14 @@ __attribute__((constructor)) static void start(void)
 	if (fdtable_init() < 0)
 		goto out;
 	fd_set_entry(arena.table_fd, FD_INTERNAL, 0);
+	family_init(&arena);
+	stream_take_place(&arena.place);
 	pthread_atfork(fork_prepare, fork_parent, fork_child);
+	// Handlers run in the opposite order: after those of the program and all destructors, which may use sockets.
+	on_exit(at_exit, NULL);
+	at_quick_exit(stream_before_exit);
 out:
 	errno = saved;
-}
-
-// What a family member that goes away leaves to the others.
-__attribute__((destructor)) static void end(void)
-{
-	if (!stream_forked)
-		return;
-	for (int fd = 0; fd <= fd_highest(); fd++) {
-		struct rlm_conn *c = fd_conn(fd);
-
-		if (c && atomic_load_explicit(&c->refs, memory_order_relaxed) > 1)
-			atomic_fetch_sub_explicit(&c->refs, 1, memory_order_relaxed);
-	}
 }
 
 RLM_EXPORT int rlm_socket_info_v1(int fd, struct rlm_info *info);

@@ -4,11 +4,18 @@
 #ifndef RLM_STREAM_H
 #define RLM_STREAM_H
 
+#include <pthread.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include "family.h"
 #include "fdtable.h"
+
+// A call that blocks may end without returning, by cancellation or by siglongjmp() in a signal handler; libc runs handlers of this old
+// kind, which cost two stores, in both cases.
+void _pthread_cleanup_push(struct _pthread_cleanup_buffer *buffer, void (*routine)(void *), void *arg);
+void _pthread_cleanup_pop(struct _pthread_cleanup_buffer *buffer, int execute);
 
 #define STREAM_AGAIN INT64_MIN // stream_plain_recv_end(): nothing for the caller in it, use stream_recv()
 
@@ -31,22 +38,34 @@ static inline void stream_count(struct rlm_conn *c, _Atomic uint64_t *bytes, int
 		stream_consider(c, fd);
 }
 
+// The last thread that leaves a connection which was closed under it finishes the close.
+void stream_finish_close(struct rlm_conn *c);
+
+static inline void stream_left(struct rlm_conn *c)
+{
+	if (__builtin_expect(atomic_load_explicit(&c->flags, memory_order_seq_cst) & RLM_CONN_CLOSING, 0))
+		stream_finish_close(c);
+}
+
 // true: not bound, the caller makes the kernel call itself and then stream_plain_send_end() with its result.
 static inline bool stream_plain_send_begin(struct rlm_conn *c)
 {
 	if (atomic_load_explicit(&c->bound, memory_order_relaxed))
 		return false;
 	atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
+	family_called(&arena, c);
 	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) == 0, 1))
 		return true;
-	atomic_fetch_sub_explicit(&c->tx_inflight, 1, memory_order_release);
+	atomic_fetch_sub_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
+	stream_left(c);
 	return false;
 }
 
 static inline void stream_plain_send_end(struct rlm_conn *c, int fd, ssize_t n)
 {
-	atomic_fetch_sub_explicit(&c->tx_inflight, 1, memory_order_release);
 	stream_count(c, &conn_stat(&arena, c)->tx_bytes_plain, fd, n);
+	atomic_fetch_sub_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
+	stream_left(c);
 }
 
 // Somebody may wait for the count in rx_inflight to go down.
@@ -59,10 +78,12 @@ static inline bool stream_plain_recv_begin(struct rlm_conn *c)
 	if (atomic_load_explicit(&c->bound, memory_order_relaxed))
 		return false;
 	atomic_fetch_add_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
+	family_called(&arena, c);
 	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) == 0, 1))
 		return true;
-	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_release);
+	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
 	stream_wake(c);
+	stream_left(c);
 	return false;
 }
 
@@ -72,6 +93,7 @@ static inline void stream_plain_recv_leave(struct rlm_conn *c)
 	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
 	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) != 0, 0))
 		stream_wake(c); // somebody may wait for us to leave the kernel
+	stream_left(c);
 }
 
 int64_t stream_plain_recv_end_bound(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, ssize_t n,
@@ -128,6 +150,11 @@ extern bool stream_forked; // this process has forked or was forked
 void stream_fork_prepare(void);
 void stream_fork_parent(void);
 void stream_fork_child(void);
+void stream_take_place(struct rlm_place *place);
+// Takes back what processes of the family that are gone held; at most once in so many milliseconds.
+void stream_sweep(unsigned ms);
+// The process is about to end: what plain TCP would deliver without it must be in TCP.
+void stream_before_exit(void);
 // Every promoted connection whose descriptor survives exec (or goes to posix_spawn, system, popen) goes back to TCP.
 void stream_before_exec(void);
 

@@ -136,15 +136,13 @@ static inline bool deadline_left(const struct deadline *d, struct timespec *left
 static inline void stream_enter(struct rlm_conn *c)
 {
 	atomic_fetch_add_explicit(&c->users, 1, memory_order_seq_cst);
+	family_called(&arena, c);
 }
-
-void stream_finish_close(struct rlm_conn *c);
 
 static inline void stream_leave(struct rlm_conn *c)
 {
-	if (atomic_fetch_sub_explicit(&c->users, 1, memory_order_seq_cst) == 1 &&
-	    __builtin_expect(atomic_load_explicit(&c->flags, memory_order_seq_cst) & RLM_CONN_CLOSING, 0))
-		stream_finish_close(c);
+	atomic_fetch_sub_explicit(&c->users, 1, memory_order_seq_cst);
+	stream_left(c);
 }
 
 // A user goes to the kernel, counted in rx_inflight or tx_inflight: it looks at the connection anew afterwards, and sleeps there
@@ -156,6 +154,20 @@ static inline void stream_enter_kernel(struct rlm_conn *c, bool *user)
 	*user = false;
 	stream_leave(c);
 }
+
+// rx_inflight or tx_inflight. The kernel call follows, then the count goes down, then stream_left().
+static inline void stream_count_in(struct rlm_conn *c, _Atomic uint32_t *inflight)
+{
+	atomic_fetch_add_explicit(inflight, 1, memory_order_seq_cst);
+	family_called(&arena, c);
+}
+
+// Both locks, fd about to be closed for the last time: does what TCP would do with what is in the ring and owed.
+void stream_leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd);
+// Gives the slot, or what stands for it, and the binding back.
+void stream_unbind(struct rlm_bound *b);
+// Nobody has a descriptor any more, and no thread is inside.
+void stream_give_up(struct rlm_conn *c);
 
 // The descriptor to use for the kernel: the caller's, or what keeps the socket after it was closed.
 static inline int stream_fd(const struct rlm_conn *c, int fd)
@@ -169,8 +181,8 @@ static inline int stream_fd(const struct rlm_conn *c, int fd)
 // -EINTR, -EAGAIN (the deadline). Cancellation points.
 int stream_wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d);
 int stream_wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d);
-// No lock held: until TCP takes bytes again. Same results.
-int stream_wait_tcp_writable(int fd, struct deadline *d);
+// No lock held: until TCP takes bytes again. Same results. c: of which the caller is a user, NULL: none.
+int stream_wait_tcp_writable(struct rlm_conn *c, int fd, struct deadline *d);
 // No lock held: until something happens to the connection (another thread leaves the kernel).
 int stream_wait_event(struct rlm_conn *c, uint32_t seen, struct deadline *d);
 

@@ -86,6 +86,8 @@ void stream_consider(struct rlm_conn *c, int fd)
 	helper_offer(c);
 }
 
+#define FULL_SWEEP_MS 100 // a table that is really full is not looked through with every connection
+
 struct rlm_conn *stream_open(int fd, bool nonblock)
 {
 	struct rlm_conn *c;
@@ -94,9 +96,15 @@ struct rlm_conn *stream_open(int fd, bool nonblock)
 		return NULL;
 	c = conn_new(&arena);
 	if (!c) {
+		stream_sweep(FULL_SWEEP_MS);
+		c = conn_new(&arena);
+	}
+	if (!c) {
 		fd_clear(fd);
 		return NULL;
 	}
+	family_hold(&arena, &arena.place, c);
+	atomic_store_explicit(&c->caller, arena.place.id, memory_order_relaxed);
 	if (nonblock)
 		atomic_store_explicit(&c->flags, RLM_CONN_NONBLOCK, memory_order_relaxed);
 	fd_set_entry(fd, FD_CONN, conn_index(&arena, c));
@@ -139,11 +147,11 @@ static void pay_before_close(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	if (b->tx_state == TX_RING)
 		return;
 	deadline_start(&d, 2000000000u);
-	while (cutover_tx(c, b, fd, false) == TX_WAY_BLOCKED && stream_wait_tcp_writable(fd, &d) >= 0)
+	while (cutover_tx(c, b, fd, false) == TX_WAY_BLOCKED && stream_wait_tcp_writable(NULL, fd, &d) >= 0)
 		;
 }
 
-static void leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd)
+void stream_leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	const struct linger reset = {.l_onoff = 1, .l_linger = 0};
 
@@ -159,77 +167,75 @@ static void leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	b->stash = NULL;
 }
 
-static void unbind(struct rlm_bound *b)
-{
-	if (b->own)
-		cutover_leave_free(b);
-	else
-		helper_release(b);
-	bound_free(&arena, b);
-}
-
-// The last descriptor, fd, is about to be closed. false: somebody uses the connection, nothing was done. Users come under a lock.
-static bool let_go(struct rlm_conn *c, int fd)
+// The socket is about to be closed for good: fd, -1 if it is closed already. No thread is inside.
+static void let_go(struct rlm_conn *c, int fd)
 {
 	uint32_t index = conn_index(&arena, c), generation = conn_generation(&arena, c);
-	uint32_t flags = atomic_load_explicit(&c->flags, memory_order_seq_cst);
 	struct rlm_bound *b;
-	bool used;
 
 	rlm_lock_take(&c->tx_lock);
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
-	used = atomic_load_explicit(&c->users, memory_order_seq_cst) != 0;
-	if (b && !used) {
-		leave_slot(c, b, fd);
-		atomic_store_explicit(&c->bound, 0, memory_order_seq_cst);
-	}
+	if (b && fd >= 0)
+		stream_leave_slot(c, b, fd);
 	rlm_lock_drop(&c->rx_lock);
 	rlm_lock_drop(&c->tx_lock);
-	if (used)
-		return false;
-	if (b) {
-		unbind(b);
-	} else if (flags & RLM_CONN_OFFERED) {
-		if (helper_offer_outstanding(c))
+	if (!b && atomic_load_explicit(&c->flags, memory_order_seq_cst) & RLM_CONN_OFFERED) {
+		if (helper_offer_outstanding(c) && fd >= 0)
 			sys_call2(SYS_shutdown, fd, SHUT_RDWR); // the duplicate under way must not delay the FIN
 		helper_withdraw(index, generation);
 	}
-	// A thread that is inside the kernel with it still counts itself out of the entry: then it is lost, never reused under it.
-	if (!atomic_load_explicit(&c->tx_inflight, memory_order_seq_cst) &&
-	    !atomic_load_explicit(&c->rx_inflight, memory_order_seq_cst))
-		conn_free(&arena, c);
-	return true;
+	stream_give_up(c);
 }
 
 _Atomic uint32_t stream_closing;
+
+// One who was counted in and finds CLOSING set keeps the connection. false: somebody is inside, or another one does it.
+static bool claim_close(struct rlm_conn *c)
+{
+	while (!conn_in_use(c)) {
+		if (!(atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_CLOSING, memory_order_seq_cst) & RLM_CONN_CLOSING))
+			return false;
+		if (!conn_in_use(c))
+			return true;
+		atomic_fetch_or_explicit(&c->flags, RLM_CONN_CLOSING, memory_order_seq_cst);
+	}
+	return false;
+}
 
 void stream_finish_close(struct rlm_conn *c)
 {
 	int ghost;
 
 	atomic_fetch_add_explicit(&stream_closing, 1, memory_order_seq_cst);
-	ghost = atomic_exchange_explicit(&c->ghost, 0, memory_order_seq_cst) - 1;
-	if (ghost >= 0) { // else another one does it
+	if (claim_close(c)) {
+		ghost = atomic_exchange_explicit(&c->ghost, 0, memory_order_seq_cst) - 1;
 		let_go(c, ghost);
 		fd_close_internal(ghost);
 	}
 	atomic_fetch_sub_explicit(&stream_closing, 1, memory_order_seq_cst);
 }
 
-// As in the kernel, threads that are inside a call keep the socket: the last one closes it.
+// As in the kernel, threads that are inside a call keep the socket: the last one closes it. Only those of this process can be there,
+// unless one that died was inside when another one was: then nobody knows, and the entry is lost.
 static void close_last(struct rlm_conn *c, int fd)
 {
+	bool mine;
 	long ghost;
 
-	if (let_go(c, fd))
+	if (!conn_in_use(c)) {
+		let_go(c, fd);
 		return;
-	stream_enter(c);
-	ghost = sys_fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	}
+	mine = atomic_load_explicit(&c->caller, memory_order_seq_cst) == arena.place.id;
+	ghost = mine ? sys_fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1;
 	if (ghost >= 0)
-		atomic_store_explicit(&c->ghost, fd_make_internal((int)ghost) + 1, memory_order_seq_cst);
+		ghost = fd_make_internal((int)ghost);
+	rlm_lock_take(&c->rx_lock); // see settle(): who has the lock and finds no ghost may use fd
+	atomic_store_explicit(&c->ghost, (int)(ghost >= 0 ? ghost + 1 : 0), memory_order_seq_cst);
+	rlm_lock_drop(&c->rx_lock);
 	atomic_fetch_or_explicit(&c->flags, RLM_CONN_CLOSING, memory_order_seq_cst);
-	stream_leave(c);
+	stream_finish_close(c);
 }
 
 void stream_forget(int fd)
@@ -244,8 +250,10 @@ void stream_forget(int fd)
 		atomic_fetch_add_explicit(&stream_closing, 1, memory_order_seq_cst);
 		fd_clear(fd);
 		helper_wait_unpinned(c);
-		if (atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) == 1)
+		if (family_release(&arena, c))
 			close_last(c, fd);
+		else if (stream_bound(c))
+			helper_note_lent();
 		atomic_fetch_sub_explicit(&stream_closing, 1, memory_order_seq_cst);
 		break;
 	case FD_EPOLL:
@@ -267,8 +275,10 @@ void stream_duplicated(int oldfd, int newfd)
 		return;
 	switch ((enum fd_kind)(entry >> FD_VALUE_BITS)) {
 	case FD_CONN:
-		atomic_fetch_add_explicit(&arena.conns[entry & FD_VALUE_MASK].refs, 1, memory_order_relaxed);
-		break;
+		if (family_hold(&arena, &arena.place, fd_conn(oldfd)))
+			break;
+		stream_to_kernel(fd_conn(oldfd), oldfd, RLM_WHY_LIMIT);
+		return;
 	case FD_EPOLL:
 		epoll_duplicated(entry & FD_VALUE_MASK);
 		break;
@@ -446,7 +456,7 @@ bool stream_detach(struct rlm_conn *c)
 	rlm_lock_drop(&c->tx_lock);
 	if (!b)
 		return false;
-	unbind(b);
+	stream_unbind(b);
 	wake_conn(c);
 	return true;
 }
@@ -486,54 +496,4 @@ int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
 	}
 	log_warn("fd %d: the peer did not take the connection back to TCP in time", fd);
 	return -EBUSY;
-}
-
-// --- processes ---
-
-bool stream_forked;
-
-bool stream_is_alone(const struct rlm_conn *c)
-{
-	return !stream_forked || atomic_load_explicit(&c->refs, memory_order_relaxed) == fd_count_of_conn(c);
-}
-
-void stream_fork_prepare(void)
-{
-	stream_forked = true;
-	for (int fd = 0; fd <= fd_highest(); fd++) {
-		struct rlm_conn *c = fd_conn(fd);
-
-		if (c)
-			atomic_fetch_add_explicit(&c->refs, 1, memory_order_relaxed);
-	}
-	epoll_fork_prepare();
-}
-
-// The counts were taken for the child before it existed, so that it cannot be too late; if fork failed they stay too high, and
-// these connections stay as they are.
-void stream_fork_parent(void)
-{
-	epoll_fork_parent();
-}
-
-void stream_fork_child(void)
-{
-	rlm_self_tid = 0;
-	atomic_store_explicit(&stream_closing, 0, memory_order_relaxed);
-	epoll_fork_child();
-	helper_fork_child();
-}
-
-void stream_before_exec(void)
-{
-	for (int fd = 0; fd <= fd_highest(); fd++) {
-		struct rlm_conn *c = fd_conn(fd);
-		long flags;
-
-		if (!c)
-			continue;
-		flags = sys_fcntl(fd, F_GETFD, 0);
-		if (flags >= 0 && !(flags & FD_CLOEXEC))
-			stream_to_kernel(c, fd, RLM_WHY_SHARED);
-	}
 }

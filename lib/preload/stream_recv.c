@@ -32,6 +32,10 @@ static void count_plain(struct rlm_conn *c, int fd, int64_t n, int flags)
 	stream_count(c, &conn_stat(&arena, c)->rx_bytes_plain, fd, flags & MSG_PEEK ? 0 : n);
 }
 
+// The connection of which this thread stays a user between settle() and receive(), because it has more to receive: the application may
+// have closed its descriptor since the call began.
+static __thread struct rlm_conn *kept;
+
 // After a kernel receive of a bound connection: how much of it is the caller's. Releases the count in rx_inflight.
 static int64_t settle(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int64_t n, int flags)
 {
@@ -41,6 +45,7 @@ static int64_t settle(struct rlm_conn *c, int fd, const struct iovec *iov, int i
 
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
+	fd = stream_fd(c, fd);
 	if (b && n > 0)
 		n = cutover_rx_returned(b, fd, iov, iovcnt, n, flags & MSG_PEEK);
 	if (b && ended) {
@@ -51,12 +56,24 @@ static int64_t settle(struct rlm_conn *c, int fd, const struct iovec *iov, int i
 	} else if (n == 0 && !ended) {
 		n = STREAM_AGAIN; // nothing but frames
 	}
+	if (n == STREAM_AGAIN) {
+		stream_enter(c);
+		kept = c;
+	}
 	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
 	if (b)
 		stream_note_rx(c, b);
 	rlm_lock_drop(&c->rx_lock);
 	wake_conn(c);
+	stream_left(c);
 	return n;
+}
+
+static void leave_kernel(struct rlm_conn *c)
+{
+	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
+	wake_conn(c);
+	stream_left(c);
 }
 
 int64_t stream_plain_recv_end_bound(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, ssize_t n,
@@ -64,8 +81,7 @@ int64_t stream_plain_recv_end_bound(struct rlm_conn *c, int fd, const struct iov
 {
 	if (n > 0 || (n == 0 && iov_total(iov, iovcnt)))
 		return settle(c, fd, iov, iovcnt, n, flags);
-	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
-	wake_conn(c);
+	leave_kernel(c);
 	return n;
 }
 
@@ -150,29 +166,40 @@ static int64_t got(struct receive *r, uint64_t n, bool boundary)
 	return GO_ON;
 }
 
-// rx_lock held, way says that the kernel has the next bytes; releases the lock.
-static int64_t from_kernel(struct receive *r, struct rlm_bound *b, bool counted)
+// Cancelled, or left by siglongjmp(), inside the kernel.
+static void abandoned(void *arg)
 {
+	struct receive *r = arg;
+
+	if (r->user)
+		stream_leave(r->c);
+	leave_kernel(r->c);
+}
+
+// rx_lock held, way says that the kernel has the next bytes; releases the lock.
+static int64_t from_kernel(struct receive *r)
+{
+	struct _pthread_cleanup_buffer cleanup;
 	struct iovec scratch[64];
 	struct cursor next;
 	uint64_t moved, step;
 	int64_t n;
 
-	atomic_fetch_add_explicit(&r->c->rx_inflight, 1, memory_order_seq_cst);
+	stream_count_in(r->c, &r->c->rx_inflight);
 	rlm_lock_drop(&r->c->rx_lock);
 	stream_enter_kernel(r->c, &r->user);
+	_pthread_cleanup_push(&cleanup, abandoned, r);
 	n = kernel_recv(r->fd, &r->at, r->flags);
+	_pthread_cleanup_pop(&cleanup, 0);
 	count_plain(r->c, r->fd, n, r->flags);
 	if (n >= 0 && r->total > r->done && r->at.offset == 0) {
 		n = settle(r->c, r->fd, r->at.iov, r->at.left, n, r->flags);
 	} else if (n >= 0 && r->total > r->done) {
 		n = settle(r->c, r->fd, scratch, cursor_rest(&r->at, scratch, 64), n, r->flags);
 	} else {
-		atomic_fetch_sub_explicit(&r->c->rx_inflight, 1, memory_order_seq_cst);
-		if (counted)
-			wake_conn(r->c);
-		if (n == -EPERM)
-			n = STREAM_AGAIN; // in repair mode for a moment, see helper.c
+		leave_kernel(r->c);
+		if (n == -EPERM && !(atomic_load_explicit(&r->c->flags, memory_order_relaxed) & RLM_CONN_BARRED))
+			n = STREAM_AGAIN; // in repair mode for a moment, see binding.c; not if the program set it
 	}
 	if (n == STREAM_AGAIN)
 		return GO_ON;
@@ -191,6 +218,16 @@ static void be_user(struct receive *r)
 	if (!r->user)
 		stream_enter(r->c);
 	r->user = true;
+}
+
+static void stay_user(struct receive *r)
+{
+	if (kept != r->c)
+		return;
+	if (r->user)
+		stream_leave(r->c); // twice
+	r->user = true;
+	kept = NULL;
 }
 
 static int64_t would_block(struct receive *r, struct rlm_bound *b)
@@ -285,7 +322,7 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 	case RX_WAY_PLAIN:
 	case RX_WAY_SINGLE:
 		if (b->stash_at == b->stash_to)
-			return from_kernel(r, b, way == RX_WAY_SINGLE);
+			return from_kernel(r);
 		n = take_up_to_cut(c, b, r->fd, &r->at, r->total - r->done, UINT64_MAX, r->flags);
 		break;
 	case RX_WAY_LIMIT:
@@ -315,6 +352,7 @@ static int64_t receive(struct rlm_conn *c, int fd, const struct iovec *iov, int 
 	int64_t n;
 
 	do {
+		stay_user(&r);
 		rlm_lock_take(&c->rx_lock);
 		b = stream_bound(c);
 		if (r.user)
@@ -323,7 +361,7 @@ static int64_t receive(struct rlm_conn *c, int fd, const struct iovec *iov, int 
 			rlm_lock_drop(&c->rx_lock);
 			return -EBADF; // being closed right now
 		}
-		n = b && (r.user || stream_is_current(c, r.fd)) ? one_step(&r, b) : from_kernel(&r, NULL, false);
+		n = b && (r.user || stream_is_current(c, r.fd)) ? one_step(&r, b) : from_kernel(&r);
 	} while (n == GO_ON);
 	if (r.user)
 		stream_leave(c);

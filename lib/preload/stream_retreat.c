@@ -20,18 +20,16 @@ bool stream_is_here(const struct rlm_conn *c)
 // The connection's descriptor, or what keeps its socket after a close; then as one more user. -1: it is being closed right now.
 static int borrow(struct rlm_conn *c, bool *user)
 {
-	uint32_t users = atomic_load_explicit(&c->users, memory_order_seq_cst);
 	int fd = helper_pin(c);
 
 	*user = false;
 	if (fd >= 0)
 		return fd;
-	do
-		if (!users)
-			return -1;
-	while (!atomic_compare_exchange_weak(&c->users, &users, users + 1));
+	stream_enter(c);
 	*user = true;
-	return atomic_load_explicit(&c->ghost, memory_order_seq_cst) - 1;
+	if (atomic_load_explicit(&c->flags, memory_order_seq_cst) & RLM_CONN_CLOSING)
+		return atomic_load_explicit(&c->ghost, memory_order_seq_cst) - 1;
+	return -1;
 }
 
 static void give_back(struct rlm_conn *c, bool user)

@@ -16,6 +16,28 @@ struct load {
 	bool more; // it was not the connection that ended it
 };
 
+// A kernel send that may end without returning: cancelled, or left by siglongjmp().
+struct kernel_call {
+	struct _pthread_cleanup_buffer cleanup;
+	struct rlm_conn *conn;
+	bool user;
+};
+
+static void leave_kernel(struct rlm_conn *c)
+{
+	atomic_fetch_sub_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
+	stream_left(c);
+}
+
+static void abandoned(void *arg)
+{
+	struct kernel_call *call = arg;
+
+	if (call->user)
+		stream_leave(call->conn);
+	leave_kernel(call->conn);
+}
+
 static ssize_t kernel_send_file(int fd, struct load *load, uint64_t most)
 {
 	uint64_t part = most < FILE_PLAIN ? most : FILE_PLAIN;
@@ -39,14 +61,19 @@ static ssize_t kernel_send_vector(int fd, const struct cursor *at, int flags)
 	return REAL(sendmsg)(fd, &msg, flags);
 }
 
-static int64_t kernel_send(struct rlm_conn *c, int fd, struct load *load, uint64_t most, int flags)
+// Counted in tx_inflight already.
+static int64_t kernel_send(struct rlm_conn *c, int fd, struct load *load, uint64_t most, int flags, bool user)
 {
-	ssize_t n = load->file < 0 ? kernel_send_vector(fd, &load->at, flags) : kernel_send_file(fd, load, most);
+	struct kernel_call call = {.conn = c, .user = user};
+	ssize_t n;
 
+	_pthread_cleanup_push(&call.cleanup, abandoned, &call);
+	n = load->file < 0 ? kernel_send_vector(fd, &load->at, flags) : kernel_send_file(fd, load, most);
+	_pthread_cleanup_pop(&call.cleanup, 0);
 	if (n < 0)
 		n = -errno;
-	atomic_fetch_sub_explicit(&c->tx_inflight, 1, memory_order_release);
 	stream_count(c, &conn_stat(&arena, c)->tx_bytes_plain, fd, n);
+	leave_kernel(c);
 	return n;
 }
 
@@ -134,8 +161,8 @@ static int64_t forbidden_flags(struct rlm_conn *c, int fd, struct load *load, ui
 
 	if (r < 0)
 		return r;
-	atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
-	return kernel_send(c, fd, load, total, flags);
+	stream_count_in(c, &c->tx_inflight);
+	return kernel_send(c, fd, load, total, flags, false);
 }
 
 static void be_user(struct rlm_conn *c, bool *user)
@@ -165,10 +192,10 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 			return -EBADF; // being closed right now
 		}
 		if (!b || (!*user && !stream_is_current(c, fd))) {
-			atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
+			stream_count_in(c, &c->tx_inflight);
 			rlm_lock_drop(&c->tx_lock);
 			stream_enter_kernel(c, user);
-			n = kernel_send(c, fd, load, total - done, flags);
+			n = kernel_send(c, fd, load, total - done, flags, *user);
 			return n < 0 && done ? (int64_t)done : n < 0 ? n : (int64_t)done + n;
 		}
 		if (cutover_is_lost(b)) {
@@ -217,16 +244,16 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 			be_user(c, user);
 			n = stream_wait_room(c, b, fd, &deadline);
 		} else if (way == TX_WAY_PLAIN) {
-			atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
+			stream_count_in(c, &c->tx_inflight);
 			rlm_lock_drop(&c->tx_lock);
 			stream_enter_kernel(c, user);
-			n = kernel_send(c, fd, load, total - done, flags);
+			n = kernel_send(c, fd, load, total - done, flags, *user);
 			return n < 0 && done ? (int64_t)done : n < 0 ? n : (int64_t)done + n;
 		} else {
 			deadline_start(&deadline, b->tx_timeout_ns);
 			be_user(c, user);
 			rlm_lock_drop(&c->tx_lock);
-			n = conn_is_nonblock(c, flags) ? -EAGAIN : stream_wait_tcp_writable(fd, &deadline);
+			n = conn_is_nonblock(c, flags) ? -EAGAIN : stream_wait_tcp_writable(c, fd, &deadline);
 		}
 		if (n < 0)
 			return done ? (int64_t)done : n;

@@ -42,27 +42,29 @@ static int outcome(long r)
 // Like a socket call: a signal handler with SA_RESTART lets it sleep on. A cancellation point.
 static void sleep_forever(struct sleep *s, uint32_t bell, uint32_t events)
 {
+	struct _pthread_cleanup_buffer cleanup;
 	int type;
 
-	pthread_cleanup_push(cancelled, s);
+	_pthread_cleanup_push(&cleanup, cancelled, s);
 	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
 	s->result = sys_futex_wait2(&s->b->tx.peer->bell, bell, &s->c->events, events, NULL);
 	pthread_setcanceltype(type, NULL);
-	pthread_cleanup_pop(0);
+	_pthread_cleanup_pop(&cleanup, 0);
 }
 
 // Like a socket call with a time-out: any signal handler ends it. futex_waitv would be restarted, poll is not.
 static void sleep_until(struct sleep *s, int fd, short events, const struct deadline *d)
 {
 	struct pollfd p[2] = {{.fd = fd, .events = events}};
+	struct _pthread_cleanup_buffer cleanup;
 	struct timespec left;
 
 	s->result = -ETIMEDOUT;
 	if (!deadline_left(d, &left))
 		return;
-	pthread_cleanup_push(cancelled, s);
+	_pthread_cleanup_push(&cleanup, cancelled, s);
 	s->result = bells_ppoll(p, 1, &left, NULL);
-	pthread_cleanup_pop(0);
+	_pthread_cleanup_pop(&cleanup, 0);
 	if (s->result <= 0)
 		s->result = s->result < 0 ? -errno : -ETIMEDOUT;
 }
@@ -172,15 +174,24 @@ int stream_wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	return r;
 }
 
-int stream_wait_tcp_writable(int fd, struct deadline *d)
+static void user_cancelled(void *conn)
 {
+	if (conn)
+		stream_leave(conn);
+}
+
+int stream_wait_tcp_writable(struct rlm_conn *c, int fd, struct deadline *d)
+{
+	struct _pthread_cleanup_buffer cleanup;
 	struct pollfd p = {.fd = fd, .events = POLLOUT};
 	struct timespec left = {0, 0};
 	int r;
 
 	if (d->set && !deadline_left(d, &left))
 		return -EAGAIN;
+	_pthread_cleanup_push(&cleanup, user_cancelled, c);
 	r = REAL(ppoll)(&p, 1, d->set ? &left : NULL, NULL);
+	_pthread_cleanup_pop(&cleanup, 0);
 	return r == 0 ? -EAGAIN : r < 0 ? -errno : 0;
 }
 
@@ -191,6 +202,15 @@ void stream_wake(struct rlm_conn *c)
 
 int stream_wait_event(struct rlm_conn *c, uint32_t seen, struct deadline *d)
 {
+	struct _pthread_cleanup_buffer cleanup;
+	int type;
+	long r;
+
 	helper_ensure();
-	return outcome(sys_futex_wait2(&c->events, seen, &c->events, seen, d->set ? &d->at : NULL));
+	_pthread_cleanup_push(&cleanup, user_cancelled, c);
+	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
+	r = sys_futex_wait2(&c->events, seen, &c->events, seen, d->set ? &d->at : NULL);
+	pthread_setcanceltype(type, NULL);
+	_pthread_cleanup_pop(&cleanup, 0);
+	return outcome(r);
 }

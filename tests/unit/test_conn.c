@@ -55,7 +55,7 @@ static void test_generation(void **state)
 		assert_int_equal(conn_index(&a, c), 0); // given back, taken again
 		generation = conn_generation(&a, c);
 		assert_int_equal(generation, 2 * i + 1);
-		assert_int_equal(c->refs, 1);
+		assert_int_equal(c->refs, 0);
 		assert_int_equal(c->flags | c->bound | c->users | c->calls | c->tx_inflight | c->rx_inflight, 0);
 		assert_int_equal(c->ghost, 0);
 		assert_null(conn_bound(&a, c));

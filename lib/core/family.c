@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Places of processes, and what dead ones held. See family.h.
+#include "family.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+
+#include "sys.h"
+
+struct rlm_family_shared {
+	struct rlm_lock lock;       // places are taken
+	struct rlm_lock sweep_lock; // places are taken back
+	uint32_t serial;
+	_Atomic uint32_t used; // places below may be taken
+	_Atomic uint32_t id[FAMILY_PLACES];
+	_Atomic uint16_t held[]; // FAMILY_PLACES rows
+};
+
+static uint32_t place_of_id(uint32_t id)
+{
+	return id % FAMILY_PLACES;
+}
+
+static _Atomic uint16_t *row(const struct rlm_arena *a, uint32_t index)
+{
+	return a->family->held + (size_t)index * a->conn_capacity;
+}
+
+void family_init(struct rlm_arena *a)
+{
+	size_t size = sizeof(*a->family) + (size_t)FAMILY_PLACES * a->conn_capacity * sizeof(uint16_t);
+
+	a->family = arena_map(size, "rlm-family");
+}
+
+// --- places ---
+
+static struct flock lock_of(uint32_t index)
+{
+	return (struct flock){.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = index, .l_len = 1};
+}
+
+static bool is_locked(const struct rlm_arena *a, uint32_t index)
+{
+	struct flock lock = lock_of(index);
+
+	return sys_fcntl(a->table_fd, F_OFD_GETLK, (long)&lock) < 0 || lock.l_type != F_UNLCK;
+}
+
+// A description of its own, because locks belong to it.
+static int open_again(const struct rlm_arena *a)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", a->table_fd);
+	return (int)sys_call4(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
+}
+
+// A process that is ending may still have the lock of a place that was taken back.
+static int lock_free_place(struct rlm_arena *a, int fd)
+{
+	for (uint32_t i = 0; i < FAMILY_PLACES; i++) {
+		struct flock lock = lock_of(i);
+
+		if (!a->family->id[i] && sys_fcntl(fd, F_OFD_SETLK, (long)&lock) == 0)
+			return (int)i;
+	}
+	return -EAGAIN;
+}
+
+int family_take_place(struct rlm_arena *a, struct rlm_place *place)
+{
+	struct rlm_family_shared *f = a->family;
+	int index;
+
+	*place = (struct rlm_place){.fd = -1};
+	if (!f)
+		return -ENOMEM;
+	place->fd = open_again(a);
+	if (place->fd < 0)
+		return place->fd;
+	rlm_lock_take(&f->lock);
+	index = lock_free_place(a, place->fd);
+	if (index >= 0) {
+		if (++f->serial == UINT32_MAX / FAMILY_PLACES)
+			f->serial = 1;
+		place->index = (uint32_t)index;
+		place->id = f->serial * FAMILY_PLACES + place->index;
+		atomic_store_explicit(&f->id[index], place->id, memory_order_release);
+		if (place->index >= f->used)
+			f->used = place->index + 1;
+	}
+	rlm_lock_drop(&f->lock);
+	if (index < 0) {
+		sys_close(place->fd);
+		place->fd = -1;
+	}
+	return index < 0 ? index : 0;
+}
+
+bool family_is_alive(const struct rlm_arena *a, uint32_t id)
+{
+	uint32_t index = place_of_id(id);
+
+	return id && a->family && atomic_load_explicit(&a->family->id[index], memory_order_acquire) == id &&
+	       (id == a->place.id || is_locked(a, index));
+}
+
+// --- what they hold ---
+
+bool family_hold(struct rlm_arena *a, const struct rlm_place *place, struct rlm_conn *c)
+{
+	if (place->id) {
+		_Atomic uint16_t *held = &row(a, place->index)[conn_index(a, c)];
+
+		if (atomic_load_explicit(held, memory_order_relaxed) == FAMILY_HOLDS_MAX)
+			return false;
+		atomic_fetch_add_explicit(held, 1, memory_order_relaxed);
+	}
+	atomic_fetch_add_explicit(&c->refs, 1, memory_order_relaxed);
+	return true;
+}
+
+bool family_release(struct rlm_arena *a, struct rlm_conn *c)
+{
+	if (a->place.id)
+		atomic_fetch_sub_explicit(&row(a, a->place.index)[conn_index(a, c)], 1, memory_order_relaxed);
+	return atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) == 1;
+}
+
+static uint32_t threads_inside(const struct rlm_conn *c)
+{
+	return c->tx_inflight + c->rx_inflight + c->users;
+}
+
+// The count went up first. So whoever finds its own thread alone there may say so: others look at `caller` after they were counted.
+void family_called_slow(const struct rlm_arena *a, struct rlm_conn *c)
+{
+	uint32_t seen = atomic_load_explicit(&c->caller, memory_order_seq_cst), now;
+
+	do {
+		now = threads_inside(c) == 1 ? a->place.id : RLM_CALLER_SEVERAL;
+	} while (seen != now && !atomic_compare_exchange_weak(&c->caller, &seen, now));
+}
+
+// Until `caller` changes, the counts are those of the dead process alone.
+static void undo_calls(struct rlm_conn *c, uint32_t dead)
+{
+	uint32_t tx = c->tx_inflight, rx = c->rx_inflight, users = c->users;
+
+	if (!atomic_compare_exchange_strong(&c->caller, &dead, 0))
+		return;
+	atomic_fetch_sub_explicit(&c->tx_inflight, tx, memory_order_seq_cst);
+	atomic_fetch_sub_explicit(&c->rx_inflight, rx, memory_order_seq_cst);
+	atomic_fetch_sub_explicit(&c->users, users, memory_order_seq_cst);
+}
+
+// Whoever is killed in here loses one connection's count at most: it is taken from the row before it is given back.
+static void take_back(struct rlm_arena *a, uint32_t index, void (*lost)(struct rlm_conn *, bool))
+{
+	uint32_t used = atomic_load_explicit(&a->table->used, memory_order_acquire);
+
+	for (uint32_t i = 0; i < used; i++) {
+		_Atomic uint16_t *held = &row(a, index)[i];
+		uint32_t n = atomic_load_explicit(held, memory_order_relaxed);
+
+		if (!n)
+			continue;
+		n = atomic_exchange_explicit(held, 0, memory_order_acq_rel);
+		undo_calls(&a->conns[i], a->family->id[index]);
+		lost(&a->conns[i], atomic_fetch_sub_explicit(&a->conns[i].refs, n, memory_order_acq_rel) == n);
+	}
+	atomic_store_explicit(&a->family->id[index], 0, memory_order_release);
+}
+
+void family_sweep(struct rlm_arena *a, void (*lost)(struct rlm_conn *, bool last))
+{
+	struct rlm_family_shared *f = a->family;
+
+	// The lock of our own place shows that table_fd still is what it was: programs close descriptors in ways that nobody sees.
+	if (!f || !a->place.id || !is_locked(a, a->place.index))
+		return;
+	rlm_lock_take(&f->sweep_lock);
+	for (uint32_t i = 0; i < atomic_load_explicit(&f->used, memory_order_acquire); i++)
+		if (f->id[i] && i != a->place.index && !is_locked(a, i))
+			take_back(a, i, lost);
+	rlm_lock_drop(&f->sweep_lock);
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Which process of a family holds which connection, so that what a dead one held can be taken back.
+//
+// Each process has a place, and a row in which it counts its descriptors of each connection; rlm_conn.refs is the sum over all rows.
+// A place is alive as long as somebody has the open file description that locks the place's byte of the table's memfd. fork's
+// child gets its place, with a description of its own, from the parent beforehand. The kernel drops the lock when the process ends, in whatever
+// way, or executes another program; nothing is told by process ids, which mean different things in different pid namespaces.
+//
+// Without /proc, without descriptors, or beyond FAMILY_PLACES processes there is no place: then only what is closed in order is
+// given back.
+#ifndef RLM_FAMILY_H
+#define RLM_FAMILY_H
+
+#include "conn.h"
+
+#define FAMILY_PLACES 1024u
+#define FAMILY_HOLDS_MAX UINT16_MAX // descriptors of one connection in one process
+
+// Maps the rows; without, nobody gets a place.
+void family_init(struct rlm_arena *arena);
+
+// A place for this process, or for the child that is about to be forked. 0 or -errno; id 0: none.
+int family_take_place(struct rlm_arena *arena, struct rlm_place *place);
+
+// One more descriptor of the connection in the process with this place. false: too many.
+bool family_hold(struct rlm_arena *arena, const struct rlm_place *place, struct rlm_conn *conn);
+// One less in this process. true: it was the last one of the family.
+bool family_release(struct rlm_arena *arena, struct rlm_conn *conn);
+// The process with this id goes on. Ids are not used again.
+bool family_is_alive(const struct rlm_arena *arena, uint32_t id);
+
+// A thread of this process was counted in tx_inflight, rx_inflight or users: keeps `caller` true.
+void family_called_slow(const struct rlm_arena *a, struct rlm_conn *c);
+
+static inline void family_called(const struct rlm_arena *a, struct rlm_conn *c)
+{
+	if (__builtin_expect(atomic_load_explicit(&c->caller, memory_order_seq_cst) != a->place.id, 0))
+		family_called_slow(a, c);
+}
+
+// Some thread is inside a call, as far as is known.
+static inline bool conn_in_use(const struct rlm_conn *c)
+{
+	return atomic_load_explicit(&c->users, memory_order_seq_cst) || atomic_load_explicit(&c->tx_inflight, memory_order_seq_cst) ||
+	       atomic_load_explicit(&c->rx_inflight, memory_order_seq_cst);
+}
+
+// Takes back what dead processes held. lost(c, last): a dead one had it; last: nobody has a descriptor of it any more.
+void family_sweep(struct rlm_arena *arena, void (*lost)(struct rlm_conn *, bool last));
+
+#endif

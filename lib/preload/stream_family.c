@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Connections of several processes: inherited, left behind by those that end, and on their way to other programs.
+#include <fcntl.h>
+#include <time.h>
+
+#include "epoll.h"
+#include "stream_internal.h"
+
+// --- what nobody has any more ---
+
+static bool is_anothers(const struct rlm_bound *b)
+{
+	return !b->own && b->owner != arena.place.id && family_is_alive(&arena, b->owner);
+}
+
+// A slot belongs to its owner's session with the broker. The owner's doorbell is open here if we inherited the connection.
+void stream_unbind(struct rlm_bound *b)
+{
+	const uint64_t one = 1;
+	int doorbell = b->control_mine;
+
+	if (is_anothers(b)) {
+		atomic_store_explicit(&b->returned, 1, memory_order_release);
+		if (fd_kind(doorbell) == FD_INTERNAL)
+			sys_write(doorbell, &one, sizeof(one));
+		return;
+	}
+	if (b->own)
+		cutover_leave_free(b);
+	else if (b->owner == arena.place.id)
+		helper_release(b);
+	bound_free(&arena, b);
+}
+
+void stream_give_up(struct rlm_conn *c)
+{
+	struct rlm_bound *b = stream_bound(c);
+
+	atomic_store_explicit(&c->bound, 0, memory_order_seq_cst);
+	if (b)
+		stream_unbind(b);
+	conn_free(&arena, c);
+}
+
+static void lost(struct rlm_conn *c, bool last)
+{
+	if (last && conn_in_use(c)) { // a thread of a process that has closed it
+		atomic_fetch_or_explicit(&c->flags, RLM_CONN_CLOSING, memory_order_seq_cst);
+		stream_finish_close(c);
+	} else if (last) {
+		stream_give_up(c);
+	} else {
+		wake_conn(c); // somebody may wait for the dead one to leave the kernel
+	}
+}
+
+static void take_returned(void)
+{
+	struct rlm_bound *b;
+	uint32_t at = 0;
+
+	while ((b = bound_next_returned(&arena, &at)))
+		if (!is_anothers(b) && atomic_exchange_explicit(&b->returned, 0, memory_order_acq_rel))
+			stream_unbind(b);
+}
+
+void stream_sweep(unsigned ms)
+{
+	static _Atomic int64_t last_ms;
+	struct timespec t;
+	int64_t now;
+
+	if (!stream_forked)
+		return;
+	sys_call2(SYS_clock_gettime, CLOCK_MONOTONIC_COARSE, &t);
+	now = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+	if (now - atomic_load_explicit(&last_ms, memory_order_relaxed) < (int64_t)ms)
+		return;
+	atomic_store_explicit(&last_ms, now, memory_order_relaxed);
+	family_sweep(&arena, lost);
+	take_returned();
+}
+
+// --- fork ---
+
+bool stream_forked;
+
+bool stream_is_alone(const struct rlm_conn *c)
+{
+	return !stream_forked || atomic_load_explicit(&c->refs, memory_order_relaxed) == fd_count_of_conn(c);
+}
+
+static struct rlm_place child_place; // under the lock of epoll_fork_prepare()
+
+static int keep_place_fd(int fd)
+{
+	return fd < 0 ? fd : fd_make_internal(fd);
+}
+
+void stream_take_place(struct rlm_place *place)
+{
+	family_take_place(&arena, place);
+	place->fd = keep_place_fd(place->fd);
+}
+
+#define FORK_SWEEP_MS 1000
+
+// The child is counted before it exists, so that it cannot be too late. If fork fails, or the child dies at once, a sweep takes it back.
+void stream_fork_prepare(void)
+{
+	stream_sweep(FORK_SWEEP_MS);
+	stream_forked = true;
+	epoll_fork_prepare();
+	stream_take_place(&child_place);
+	for (int fd = 0; fd <= fd_highest(); fd++) {
+		struct rlm_conn *c = fd_conn(fd);
+
+		if (c)
+			family_hold(&arena, &child_place, c);
+	}
+}
+
+void stream_fork_parent(void)
+{
+	fd_close_internal(child_place.fd);
+	epoll_fork_parent();
+}
+
+void stream_fork_child(void)
+{
+	rlm_self_tid = 0;
+	atomic_store_explicit(&stream_closing, 0, memory_order_relaxed);
+	fd_close_internal(arena.place.fd);
+	arena.place = child_place;
+	epoll_fork_child();
+	helper_fork_child();
+}
+
+// --- exec and exit ---
+
+void stream_before_exec(void)
+{
+	for (int fd = 0; fd <= fd_highest(); fd++) {
+		struct rlm_conn *c = fd_conn(fd);
+		long flags;
+
+		if (!c)
+			continue;
+		flags = sys_fcntl(fd, F_GETFD, 0);
+		if (flags >= 0 && !(flags & FD_CLOEXEC))
+			stream_to_kernel(c, fd, RLM_WHY_SHARED);
+	}
+}
+
+#define EXIT_PATIENCE 100 // milliseconds; who holds a lock for longer may be a thread that a signal handler of this one interrupted
+
+static bool lock_to_keep(struct rlm_lock *lock)
+{
+	const struct timespec moment = {.tv_nsec = 1000000};
+
+	for (int i = 0; i < EXIT_PATIENCE && !rlm_lock_is_mine(lock); i++) {
+		if (rlm_lock_try(lock))
+			return true;
+		sys_call2(SYS_nanosleep, &moment, NULL);
+	}
+	return false;
+}
+
+static bool others_have_it(const struct rlm_conn *c)
+{
+	if (stream_is_alone(c))
+		return false;
+	stream_sweep(1);
+	return !stream_is_alone(c);
+}
+
+// Other threads may go on for a moment, and descriptors stay open: nobody gets the locks any more.
+void stream_before_exit(void)
+{
+	for (int fd = 0; fd <= fd_highest(); fd++) {
+		struct rlm_conn *c = fd_conn(fd);
+		struct rlm_bound *b;
+
+		if (!c || !stream_bound(c) || others_have_it(c))
+			continue;
+		if (!lock_to_keep(&c->tx_lock) || !lock_to_keep(&c->rx_lock))
+			continue;
+		b = stream_bound(c);
+		if (b)
+			stream_leave_slot(c, b, fd);
+	}
+}
