@@ -26,6 +26,7 @@ int rlmd_broker_init(struct rlmd_broker *broker, struct ev_loop *loop, const str
 	broker->id = rlmd_random();
 	broker->started = ev_time();
 	broker->isn = rlmd_naming_isn_possible();
+	rlmd_lookup_init(&broker->lookup);
 	rlmd_config_default(&broker->config);
 	rlmd_registry_init(&broker->registry);
 	rlmd_links_init(&broker->links, &broker->config.limits, rlmd_random);
@@ -53,5 +54,6 @@ void rlmd_broker_deinit(struct rlmd_broker *broker)
 	rlmd_events_deinit(&broker->events);
 	rlmd_registry_deinit(&broker->registry);
 	rlmd_domains_deinit(&broker->domains);
+	rlmd_lookup_deinit(&broker->lookup);
 	rlmd_config_deinit(&broker->config);
 }

@@ -19,6 +19,7 @@
 #include "event.h"
 #include "leave.h"
 #include "link.h"
+#include "lookup.h"
 #include "registry.h"
 #include "table.h"
 
@@ -85,7 +86,8 @@ struct rlmd_broker {
 	char host[RLMD_NAME_MAX];
 	uint64_t id;
 	double started;
-	bool isn; // may read sequence numbers
+	struct rlmd_lookup lookup;
+	bool isn; // may read sequence numbers in repair mode
 	ev_timer timer;
 	ev_prepare prepare;
 };

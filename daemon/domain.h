@@ -18,6 +18,8 @@ struct rlmd_domain {
 	uint64_t cookie;
 	uint64_t inode; // 0: unknown
 	bool host;
+	bool numbered; // what rtnetlink calls it: set by lookup.c
+	int32_t number;
 	unsigned refs;
 	unsigned clients; // processes whose session came from there
 	double looked_up;

@@ -55,6 +55,8 @@ static void hello(struct rlmd_broker *broker, struct rlmd_client *client, const 
 		client->tickets = rlmd_tickets_map(fds[1]);
 	if (broker->isn && client->tickets)
 		welcome.flags |= RLM_WELCOME_ISN;
+	if (rlmd_lookup_possible(&broker->lookup))
+		welcome.flags |= RLM_WELCOME_LOOKUP;
 	if (!client->domain) {
 		rlmd_client_doom(client, "its domain is unknown");
 		return;
@@ -91,10 +93,18 @@ static enum rlmd_naming isn_read(struct rlmd_broker *broker, struct rlmd_client 
 	return result;
 }
 
-// What the process is told when its offer leads nowhere: nothing stands, no name, *why and *again say how to go on.
-static bool name_read(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_offer *msg, int sock,
-		      struct rlmd_end *end, enum rlm_why *why, bool *again)
+// Then its peer is most likely in the same network namespace, where the tuple will do.
+static bool same_address(const struct rlmd_tuple *tuple)
 {
+	return memcmp(tuple->local.address, tuple->remote.address, sizeof(tuple->local.address)) == 0;
+}
+
+// What the process is told when its offer leads nowhere: nothing stands, no name, *why and *again say how to go on.
+static bool name_read(struct rlmd_broker *broker, const struct rlm_msg_offer *msg, int sock, struct rlmd_offer *fresh,
+		      enum rlm_why *why, bool *again)
+{
+	struct rlmd_client *client = fresh->client;
+	struct rlmd_end *end = &fresh->end;
 	enum rlmd_naming isn = RLMD_NAMING_REFUSED;
 	enum rlm_why isn_why = RLM_WHY_UNNAMED;
 	bool exact = false;
@@ -106,20 +116,29 @@ static bool name_read(struct rlmd_broker *broker, struct rlmd_client *client, co
 		isn = isn_read(broker, client, msg->ticket, sock, &end->isn, &isn_why);
 	if (rlmd_naming_tuple(sock, isn_possible, &end->tuple, &exact, why) != RLMD_NAMING_OK)
 		return false;
+	fresh->domain = rlmd_domain_of(&broker->domains, sock, ev_now(broker->loop));
+	if (!fresh->domain) {
+		*why = RLM_WHY_LIMIT;
+		return false;
+	}
 	if (isn == RLMD_NAMING_REFUSED && msg->how == RLM_NAME_ISN && isn_why != RLM_WHY_UNNAMED) {
 		*why = isn_why;
 		return false;
 	}
-	end->has[RLMD_NAME_ISN] = isn == RLMD_NAMING_OK;
+	end->has[RLMD_NAME_ISN] = isn == RLMD_NAMING_OK || (msg->how == RLM_NAME_TUPLE &&
+							    rlmd_lookup_isn(&broker->lookup, sock, &end->tuple,
+									    fresh->domain, &end->isn));
 	end->has[RLMD_NAME_TUPLE] = exact;
 	if (isn == RLMD_NAMING_AGAIN) {
 		*why = RLM_WHY_MATCHING;
 		*again = true;
 		return false;
 	}
+	if (end->has[RLMD_NAME_ISN] || (exact && (!isn_possible || same_address(&end->tuple))))
+		return true;
 	*why = isn_possible ? RLM_WHY_NO_PEER : RLM_WHY_UNNAMED;
 	*again = isn_possible && msg->how == RLM_NAME_TUPLE;
-	return exact || end->has[RLMD_NAME_ISN];
+	return false;
 }
 
 static struct rlmd_offer *offer_new(struct rlmd_broker *broker, struct rlmd_client *client,
@@ -152,13 +171,11 @@ static void offer(struct rlmd_broker *broker, struct rlmd_client *client, const 
 		rlmd_offer_free(broker, old);
 	fresh = offer_new(broker, client, msg);
 	if (fresh)
-		named = name_read(broker, client, msg, fds[0], &fresh->end, &why, &again);
-	if (named) {
-		fresh->domain = rlmd_domain_of(&broker->domains, fds[0], ev_now(broker->loop));
-		why = RLM_WHY_LIMIT;
-	}
+		named = name_read(broker, msg, fds[0], fresh, &why, &again);
 	close(fd_take(&fds[0])); // before the answer, which says so
-	if (!named || !fresh->domain) {
+	if (!named) {
+		if (fresh)
+			rlmd_domain_put(&broker->domains, fresh->domain);
 		free(fresh);
 		if (again)
 			rlmd_client_note(client, msg->conn, why, true);

@@ -36,7 +36,7 @@ union address {
 	struct sockaddr_in6 v6;
 };
 
-static int option_int(int sock, int level, int option)
+int rlmd_option_int(int sock, int level, int option)
 {
 	int value = 0;
 	socklen_t length = sizeof(value);
@@ -49,7 +49,7 @@ static bool option_set(int sock, int level, int option, int value)
 	return setsockopt(sock, level, option, &value, sizeof(value)) == 0;
 }
 
-static bool info_get(int sock, struct tcp_info *info)
+bool rlmd_tcp_info(int sock, struct tcp_info *info)
 {
 	socklen_t length = sizeof(*info);
 
@@ -111,10 +111,10 @@ static bool tuple_exact(int sock, const struct rlmd_tuple *tuple, bool isn_possi
 {
 	struct rlmd_endpoint original;
 
-	if (option_int(sock, SOL_SOCKET, SO_BINDTOIFINDEX) > 0 || link_local(&tuple->local) ||
+	if (rlmd_option_int(sock, SOL_SOCKET, SO_BINDTOIFINDEX) > 0 || link_local(&tuple->local) ||
 	    link_local(&tuple->remote))
 		return false;
-	if (option_int(sock, IPPROTO_IP, IP_TRANSPARENT) > 0 || option_int(sock, IPPROTO_IPV6, IPV6_TRANSPARENT) > 0)
+	if (rlmd_option_int(sock, IPPROTO_IP, IP_TRANSPARENT) > 0 || rlmd_option_int(sock, IPPROTO_IPV6, IPV6_TRANSPARENT) > 0)
 		return false;
 	if (!original_destination(sock, tuple, &original))
 		return true;
@@ -133,18 +133,18 @@ static enum rlmd_naming refuse(enum rlm_why *why, enum rlm_why reason)
 
 static enum rlmd_naming kind_check(int sock, enum rlm_why *why)
 {
-	int domain = option_int(sock, SOL_SOCKET, SO_DOMAIN);
-	int protocol = option_int(sock, SOL_SOCKET, SO_PROTOCOL);
+	int domain = rlmd_option_int(sock, SOL_SOCKET, SO_DOMAIN);
+	int protocol = rlmd_option_int(sock, SOL_SOCKET, SO_PROTOCOL);
 	struct tcp_info info;
 
 	if (protocol == IPPROTO_MPTCP)
 		return refuse(why, RLM_WHY_OPTION);
 	if ((domain != AF_INET && domain != AF_INET6) || protocol != IPPROTO_TCP ||
-	    option_int(sock, SOL_SOCKET, SO_TYPE) != SOCK_STREAM)
+	    rlmd_option_int(sock, SOL_SOCKET, SO_TYPE) != SOCK_STREAM)
 		return refuse(why, RLM_WHY_NOT_TCP);
-	if (option_int(sock, IPPROTO_TCP, TCP_REPAIR) != 0)
+	if (rlmd_option_int(sock, IPPROTO_TCP, TCP_REPAIR) != 0)
 		return refuse(why, RLM_WHY_OPTION);
-	if (!info_get(sock, &info))
+	if (!rlmd_tcp_info(sock, &info))
 		return refuse(why, RLM_WHY_KERNEL);
 	if (info.tcpi_state != STATE_ESTABLISHED)
 		return refuse(why, RLM_WHY_CLOSING);
@@ -188,12 +188,12 @@ static enum rlmd_naming sequences_read(int sock, struct rlmd_isn *isn)
 	uint32_t written, received;
 
 	for (int i = 0; i < STILL_TRIES; i++) {
-		if (!info_get(sock, &before) || before.tcpi_state != STATE_ESTABLISHED || before.tcpi_notsent_bytes)
+		if (!rlmd_tcp_info(sock, &before) || before.tcpi_state != STATE_ESTABLISHED || before.tcpi_notsent_bytes)
 			return RLMD_NAMING_AGAIN;
 		// Unsent bytes, were there any, would be taken for sent while the send queue is selected: leave it at
 		// once.
 		if (!queue_sequence(sock, QUEUE_SEND, &written) || !queue_sequence(sock, QUEUE_RECV, &received) ||
-		    !option_set(sock, IPPROTO_TCP, TCP_REPAIR_QUEUE, QUEUE_NONE) || !info_get(sock, &after))
+		    !option_set(sock, IPPROTO_TCP, TCP_REPAIR_QUEUE, QUEUE_NONE) || !rlmd_tcp_info(sock, &after))
 			return RLMD_NAMING_AGAIN;
 		if (after.tcpi_state != STATE_ESTABLISHED || after.tcpi_notsent_bytes)
 			return RLMD_NAMING_AGAIN;
@@ -217,11 +217,11 @@ enum rlmd_naming rlmd_naming_isn(int sock, struct rlmd_isn *isn, enum rlm_why *w
 	if (result != RLMD_NAMING_OK)
 		return result;
 	// Bytes that rode on the SYN are counted apart.
-	if (!info_get(sock, &info) || info.tcpi_options & OPT_SYN_DATA)
+	if (!rlmd_tcp_info(sock, &info) || info.tcpi_options & OPT_SYN_DATA)
 		return refuse(why, RLM_WHY_OPTION);
 	if (ioctl(sock, SIOCOUTQNSD, &unsent) || unsent)
 		return RLMD_NAMING_AGAIN;
-	reuse = option_int(sock, SOL_SOCKET, SO_REUSEADDR);
+	reuse = rlmd_option_int(sock, SOL_SOCKET, SO_REUSEADDR);
 	if (reuse < 0)
 		return refuse(why, RLM_WHY_UNNAMED);
 	if (!option_set(sock, IPPROTO_TCP, TCP_REPAIR, 1))
@@ -249,7 +249,7 @@ void rlmd_ticket_done(struct rlm_tickets_shared *tickets, unsigned ticket)
 
 int rlmd_naming_repair(int sock)
 {
-	int repair = option_int(sock, IPPROTO_TCP, TCP_REPAIR);
+	int repair = rlmd_option_int(sock, IPPROTO_TCP, TCP_REPAIR);
 
 	if (repair <= 0)
 		return repair;

@@ -34,6 +34,12 @@ enum rlmd_naming rlmd_naming_tuple(int sock, bool isn_possible, struct rlmd_tupl
 				   enum rlm_why *why);
 enum rlmd_naming rlmd_naming_isn(int sock, struct rlmd_isn *isn, enum rlm_why *why);
 
+// An int option of a socket, or -errno.
+int rlmd_option_int(int sock, int level, int option);
+// TCP_INFO with the counters that names are made of. False: the kernel lacks them.
+struct tcp_info;
+bool rlmd_tcp_info(int sock, struct tcp_info *info);
+
 // Tickets, see stat.h. claim: false when the process has given up meanwhile.
 bool rlmd_ticket_claim(struct rlm_tickets_shared *tickets, unsigned ticket);
 void rlmd_ticket_done(struct rlm_tickets_shared *tickets, unsigned ticket);

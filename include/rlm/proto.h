@@ -71,7 +71,7 @@ struct rlm_conn_ref {
 };
 
 enum rlm_name_how {
-	RLM_NAME_TUPLE = 0, // both ends in one network namespace: the 4-tuple there is exact. Does not disturb the socket
+	RLM_NAME_TUPLE = 0, // what rlmd finds out without disturbing the socket: the 4-tuple, exact within one network namespace, and with luck more
 	RLM_NAME_ISN = 1,   // the pair of initial sequence numbers, read in TCP repair mode
 };
 
@@ -84,7 +84,8 @@ struct rlm_msg_hello {
 	char command[32]; // program name, NUL-terminated
 };
 
-#define RLM_WELCOME_ISN 0x1u // this broker can name by RLM_NAME_ISN
+#define RLM_WELCOME_ISN 0x1u    // this broker can name by RLM_NAME_ISN
+#define RLM_WELCOME_LOOKUP 0x2u // and reads most sequence numbers with RLM_NAME_TUPLE already
 
 struct rlm_msg_welcome {
 	struct rlm_msg_header header;

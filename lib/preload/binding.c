@@ -61,8 +61,7 @@ static void put_address(const struct sockaddr_storage *a, uint16_t *family, uint
 	}
 }
 
-// Fills the addresses in. true: both ends have the same address, so the peer is most likely in this network namespace.
-static bool learn_addresses(struct rlm_conn *c, int fd)
+static void learn_addresses(struct rlm_conn *c, int fd)
 {
 	struct rlm_conn_stat *s = conn_stat(&arena, c);
 	struct sockaddr_storage local = {0}, remote = {0};
@@ -70,13 +69,12 @@ static bool learn_addresses(struct rlm_conn *c, int fd)
 	uint16_t family = 0;
 
 	if (sys_call3(SYS_getsockname, fd, &local, &len) < 0)
-		return false;
+		return;
 	len = sizeof(remote);
 	if (sys_call3(SYS_getpeername, fd, &remote, &len) < 0)
-		return false;
+		return;
 	put_address(&local, &family, s->local, &s->local_port);
 	put_address(&remote, &s->family, s->remote, &s->remote_port);
-	return !memcmp(s->local, s->remote, sizeof(s->local));
 }
 
 static void send_offer(struct rlm_conn *c, int fd, enum rlm_name_how how)
@@ -215,7 +213,6 @@ static void do_kept_binds(void)
 void binding_offer(struct rlm_conn *c)
 {
 	uint32_t flags = atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_QUEUED, memory_order_seq_cst);
-	bool same;
 	int fd;
 
 	if (flags & (RLM_CONN_BARRED | RLM_CONN_HELD | RLM_CONN_CLOSING | RLM_CONN_OFFERED) || c->bound)
@@ -238,8 +235,8 @@ void binding_offer(struct rlm_conn *c)
 		set_why(c, RLM_WHY_OPTION);
 		goto out;
 	}
-	same = learn_addresses(c, fd);
-	if ((same && !(flags & RLM_CONN_ISN)) || flags & RLM_CONN_TUPLE || !arena.tickets)
+	learn_addresses(c, fd);
+	if (!(flags & RLM_CONN_ISN) || flags & RLM_CONN_TUPLE || !arena.tickets)
 		send_offer(c, fd, RLM_NAME_TUPLE);
 	else
 		offer_by_isn(c, fd);

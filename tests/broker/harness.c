@@ -251,6 +251,7 @@ void peer_open(struct peer *peer, const struct broker *broker, const char *comma
 	close(tickets_fd);
 	message_expect(peer, RLM_MSG_WELCOME, &msg, fds);
 	assert_int_equal(msg.welcome.version, RLM_PROTO_VERSION);
+	peer->broker_looks_up = msg.welcome.flags & RLM_WELCOME_LOOKUP;
 	peer->location = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fds[0], 0);
 	assert_ptr_not_equal(peer->location, MAP_FAILED);
 	assert_int_equal(peer->location->magic, RLM_LAYOUT_MAGIC);

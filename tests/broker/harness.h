@@ -44,6 +44,7 @@ bool shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
 // A process's session, as librlm would have it.
 struct peer {
 	int sock;
+	bool broker_looks_up; // RLM_WELCOME_LOOKUP
 	int table_fd;
 	struct rlm_table_shared *table;
 	struct rlm_tickets_shared *tickets;

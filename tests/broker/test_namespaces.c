@@ -331,8 +331,12 @@ static void test_transparent(void **state)
 	if (setsockopt(tcp[0], IPPROTO_IP, IP_TRANSPARENT, &on, sizeof(on)))
 		skip();
 	peer_open(&a, &broker, "a");
-	offer(&a, 0, RLM_NAME_TUPLE, tcp[0]);
-	note_expect(&a, 0, RLM_WHY_NO_PEER, true);
+	if (a.broker_looks_up) {
+		offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
+	} else {
+		offer(&a, 0, RLM_NAME_TUPLE, tcp[0]);
+		note_expect(&a, 0, RLM_WHY_NO_PEER, true);
+	}
 	peer_close(&a);
 	assert_true(sessions_join(tcp[0], tcp[1], RLM_NAME_TUPLE));
 	close_pair(tcp);
@@ -367,6 +371,8 @@ static void test_asked_soon(void **state)
 	peer_open(&there, &broker, "there");
 	netns_back();
 	peer_open(&here, &broker, "here");
+	if (here.broker_looks_up)
+		skip(); // there is nothing to ask for
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
 	offer_named(&here, 0, RLM_NAME_TUPLE, tcp[0], 0);
 	assert_true(message_receive(here.sock, &msg, fds, 500) > 0);
