@@ -131,6 +131,7 @@ struct rlm_bound {
 	uint8_t rx_stop;          // offer no further round
 	uint8_t rx_asked;         // asked for the round back, taking nothing meanwhile
 	uint8_t rx_eof;           // TCP has nothing more; the ring may
+	uint8_t rx_orphaned;      // TCP ended before all of back_at..back_to was there: the ring has the rest
 	uint8_t rx_broken;        // the peer did what it must not
 	uint8_t frame_got;        // bytes of this round's frames
 	uint8_t frame[RLM_OWED_MAX];
@@ -140,6 +141,8 @@ struct rlm_bound {
 	uint8_t *stash;      // what the kernel gave beyond the cut: comes before what TCP still holds
 	uint64_t stash_size; // bytes mapped
 	uint64_t stash_at, stash_to;
+	uint64_t back_at, back_to; // ring bytes of a round that was taken back: they come again on TCP, and if the sender dies first, from here
+	uint64_t back_base;        // TCP bytes before them
 	uint64_t rx_timeout_ns; // SO_RCVTIMEO, 0 = none
 
 	// sleeping

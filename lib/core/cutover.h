@@ -39,13 +39,16 @@ enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t
 // rx_lock, after RX_WAY_SINGLE and a kernel receive that returned n > 0 bytes into iov: how many of them are payload for
 // the caller; what is beyond the cut is put aside. -errno when the stream is broken. `peek`: nothing was consumed.
 int64_t cutover_rx_returned(struct rlm_bound *b, int fd, const struct iovec *iov, int iovcnt, int64_t n, bool peek);
-// rx_lock. The kernel said end of stream: is there a round that only shared memory knows of?
-bool cutover_rx_ended(struct rlm_bound *b);
+// rx_lock. The kernel said end of stream: does shared memory have more, a round that TCP heard nothing of, or bytes asked back that did not
+// make it?
+bool cutover_rx_ended(struct rlm_bound *b, int fd);
 // rx_lock. Bytes of the TCP stream, from the stash first: like recv(). Never waits.
 int64_t rx_take(struct rlm_bound *b, int fd, void *data, uint64_t n, bool peek);
 // rx_lock. Asks the sender to take the round back; nothing is taken from the ring until it has.
 void cutover_rx_ask(struct rlm_bound *b);
 bool cutover_rx_is_plain(const struct rlm_bound *b);
+// The same, and the slot is needed no more: what was asked back has arrived.
+bool cutover_rx_is_settled(const struct rlm_bound *b, int fd);
 // The sender has left the ring for now; what is in it is still to be read.
 bool cutover_rx_has_ended(const struct rlm_bound *b);
 // rx_lock. The sender will put nothing more into this round: it has ended it, or is gone, or never began.
@@ -81,5 +84,7 @@ int64_t tcp_written_confirmed(int fd, bool active);
 bool tcp_is_established(int fd);
 // Bytes taken from the kernel on this socket since the handshake.
 int64_t tcp_taken(int fd);
+// Those that wait in the kernel included.
+int64_t tcp_arrived(int fd);
 
 #endif

@@ -63,8 +63,7 @@ int cutover_leave(struct rlm_bound *b)
 	if (!b->gone) {
 		copy_slot(mine, b->rx.mine);
 		copy_slot(peer, b->rx.peer);
-		if (b->rx_state != RX_PLAIN)
-			copy_bytes(rx, &b->rx, mine->tail, peer->head - mine->tail);
+		copy_bytes(rx, &b->rx, mine->tail, peer->head - mine->tail); // in PLAIN: what was asked back, in case it does not arrive
 		copy_bytes(tx, &b->tx, b->resend_at, b->resend_to - b->resend_at);
 	}
 	b->own = (uint8_t *)p;

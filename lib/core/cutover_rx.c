@@ -101,12 +101,18 @@ static bool round_has_begun(const struct rlm_bound *b)
 static void set_state(struct rlm_bound *b, enum rlm_rx_state state)
 {
 	atomic_store_explicit(&b->rx_state, state, memory_order_relaxed);
-	atomic_store_explicit(&b->rx_fast, state == RX_RING && !b->rx_asked, memory_order_relaxed);
+	atomic_store_explicit(&b->rx_fast, state == RX_RING && !b->rx_asked && !b->rx_orphaned, memory_order_relaxed);
 }
 
 bool cutover_rx_is_plain(const struct rlm_bound *b)
 {
 	return b->rx_state == RX_PLAIN && !stash_left(b);
+}
+
+bool cutover_rx_is_settled(const struct rlm_bound *b, int fd)
+{
+	return cutover_rx_is_plain(b) &&
+	       (b->back_at == b->back_to || tcp_arrived(fd) >= (int64_t)(b->back_base + (b->back_to - b->back_at)));
 }
 
 bool cutover_rx_has_ended(const struct rlm_bound *b)
@@ -239,6 +245,36 @@ bool cutover_rx_look_at_tcp(struct rlm_bound *b, int fd)
 	return n > 0 || b->rx_eof != had_eof || b->rx_broken;
 }
 
+// The ring is done up to the end of the round. If that was taken back there is more in it, which the sender sends again on TCP; until all of it
+// has arrived the ring keeps it, since the next round begins later.
+static bool note_back(struct rlm_bound *b)
+{
+	uint64_t n = ring_available_now(&b->rx);
+
+	if (n == RLM_RING_BROKEN)
+		return false;
+	b->back_at = atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed);
+	b->back_to = b->back_at + n;
+	b->back_base = atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed) + FRAMES_SIZE;
+	return true;
+}
+
+// TCP has ended: the sender is gone. What it did not get to send again is taken from the ring.
+static bool take_orphans(struct rlm_bound *b, int fd)
+{
+	int64_t arrived = tcp_arrived(fd);
+	uint64_t got = arrived > (int64_t)b->back_base ? (uint64_t)arrived - b->back_base : 0;
+
+	if (b->rx_orphaned || arrived < 0 || got >= b->back_to - b->back_at)
+		return false;
+	b->rx_orphaned = 1;
+	b->rx_asked = 0;
+	b->rx_eof = 1;
+	ring_free(&b->rx, b->back_at + got);
+	set_state(b, RX_RING);
+	return true;
+}
+
 // RING: what is there up to the end of the round, if it has ended.
 static enum rx_way from_ring(struct rlm_bound *b, int fd, uint64_t *available)
 {
@@ -246,6 +282,10 @@ static enum rx_way from_ring(struct rlm_bound *b, int fd, uint64_t *available)
 	uint32_t round = peer_round(b);
 	uint64_t n, end;
 
+	if (b->rx_orphaned) {
+		*available = b->back_to - tail;
+		return *available ? RX_WAY_RING : RX_WAY_KERNEL;
+	}
 	// The order matters: `head` is looked at after tx_round, so that a round seen as ended is seen with all its bytes.
 	n = ring_available_now(&b->rx);
 	if (n == RLM_RING_BROKEN || b->rx_broken)
@@ -262,6 +302,8 @@ static enum rx_way from_ring(struct rlm_bound *b, int fd, uint64_t *available)
 		n = end - tail;
 		if (n == 0) {
 			b->rx_asked = 0;
+			if (!note_back(b))
+				return RX_WAY_BROKEN;
 			set_state(b, RX_FRAMES);
 			return RX_WAY_WAIT;
 		}
@@ -295,7 +337,7 @@ static enum rx_way finish_round(struct rlm_bound *b, int fd)
 		if (n < 0)
 			return RX_WAY_BROKEN;
 		if (n == 0)
-			return RX_WAY_KERNEL;
+			return take_orphans(b, fd) ? RX_WAY_RING : RX_WAY_KERNEL;
 	}
 	if (!frames_name_the_end(b))
 		return RX_WAY_BROKEN;
@@ -343,17 +385,17 @@ enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t
 			return way;
 		case RX_FRAMES:
 			way = finish_round(b, fd);
-			if (way != RX_WAY_PLAIN)
+			if (b->rx_state == RX_FRAMES)
 				return way;
 			break;
 		}
 	}
 }
 
-bool cutover_rx_ended(struct rlm_bound *b)
+bool cutover_rx_ended(struct rlm_bound *b, int fd)
 {
 	if (b->rx_state != RX_READY || !round_has_begun(b) || round_is_void(b))
-		return false;
+		return (b->rx_state == RX_PLAIN || b->rx_state == RX_READY) && take_orphans(b, fd);
 	// The sender began a round, filled the ring and closed; TCP gave everything up to the cut, or nothing is left of it.
 	b->rx_eof = 1;
 	b->drain = 0;

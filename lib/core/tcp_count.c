@@ -75,15 +75,15 @@ int64_t tcp_written_confirmed(int fd, bool active)
 	return (int64_t)(info.tcpi_bytes_acked + (uint64_t)unacked - active);
 }
 
-int64_t tcp_taken(int fd)
+static int64_t received(int fd, int *queued)
 {
 	struct tcp_info info, again;
-	int queued, r;
+	int r;
 
 	do {
 		r = get_info(fd, &info);
 		if (r == 0)
-			r = (int)sys_ioctl(fd, SIOCINQ, &queued);
+			r = (int)sys_ioctl(fd, SIOCINQ, queued);
 		if (r == 0)
 			r = get_info(fd, &again);
 		if (r < 0)
@@ -91,5 +91,20 @@ int64_t tcp_taken(int fd)
 	} while (info.tcpi_bytes_received != again.tcpi_bytes_received || info.tcpi_state != again.tcpi_state);
 	if (info.tcpi_state == CLOSED && sys_poll_now(fd, 0) & POLLERR)
 		return -ENOTCONN;
-	return (int64_t)info.tcpi_bytes_received - fin_received(info.tcpi_state) - queued;
+	return (int64_t)info.tcpi_bytes_received - fin_received(info.tcpi_state);
+}
+
+int64_t tcp_arrived(int fd)
+{
+	int queued;
+
+	return received(fd, &queued);
+}
+
+int64_t tcp_taken(int fd)
+{
+	int queued;
+	int64_t n = received(fd, &queued);
+
+	return n < 0 ? n : n - queued;
 }

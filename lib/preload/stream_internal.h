@@ -209,7 +209,7 @@ void stream_reset(struct rlm_bound *b, int fd);
 // Not shared with another process: what one of them maps the others have not.
 bool stream_is_alone(const struct rlm_conn *c);
 // Both directions are plain: unbinds. false: somebody waits on the slot.
-bool stream_detach(struct rlm_conn *c);
+bool stream_detach(struct rlm_conn *c, int fd);
 // Closes that have taken the descriptor's entry away and are not through with the slot.
 extern _Atomic uint32_t stream_closing;
 

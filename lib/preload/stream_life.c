@@ -176,6 +176,10 @@ static void let_go(struct rlm_conn *c, int fd)
 	rlm_lock_take(&c->tx_lock);
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
+	log_debug("fd %d closes: %u switches, sent %lu by TCP and %lu by ring, received %lu and %lu, last reason %u", fd,
+		  conn_stat(&arena, c)->switches, (unsigned long)conn_stat(&arena, c)->tx_bytes_plain,
+		  (unsigned long)conn_stat(&arena, c)->tx_bytes_ring, (unsigned long)conn_stat(&arena, c)->rx_bytes_plain,
+		  (unsigned long)conn_stat(&arena, c)->rx_bytes_ring, conn_stat(&arena, c)->why);
 	if (b && fd >= 0)
 		stream_leave_slot(c, b, fd);
 	rlm_lock_drop(&c->rx_lock);
@@ -425,12 +429,12 @@ static bool is_plain(struct rlm_conn *c, int fd, bool leftover)
 	rlm_lock_drop(&c->tx_lock);
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
-	if (b && !cutover_rx_is_plain(b)) {
+	if (b && !cutover_rx_is_settled(b, fd)) {
 		cutover_rx_ask(b);
 		if (cutover_rx(c, b, fd, &available) == RX_WAY_KERNEL)
 			plain = plain && available == 0; // TCP has ended and so has the ring
 		else if (!leftover || !cutover_rx_has_ended(b))
-			plain = plain && cutover_rx_is_plain(b);
+			plain = plain && cutover_rx_is_settled(b, fd);
 		stream_note_rx(c, b);
 	}
 	rlm_lock_drop(&c->rx_lock);
@@ -439,7 +443,7 @@ static bool is_plain(struct rlm_conn *c, int fd, bool leftover)
 }
 
 // Both directions are plain for good: from here on every call goes straight to the kernel. Not while somebody waits on the slot.
-bool stream_detach(struct rlm_conn *c)
+bool stream_detach(struct rlm_conn *c, int fd)
 {
 	struct rlm_bound *b;
 
@@ -447,7 +451,7 @@ bool stream_detach(struct rlm_conn *c)
 	rlm_lock_take(&c->tx_lock);
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
-	if (b && (atomic_load_explicit(&c->users, memory_order_seq_cst) || b->rx_state != RX_PLAIN || b->stash ||
+	if (b && (atomic_load_explicit(&c->users, memory_order_seq_cst) || !cutover_rx_is_settled(b, fd) ||
 		  !cutover_tx_is_plain(b)))
 		b = NULL;
 	if (b)
@@ -484,7 +488,7 @@ int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
 	rlm_lock_drop(&c->tx_lock);
 	for (int i = 0; i < LEAVE_TIMEOUT_MS * 5; i++) {
 		if (is_plain(c, fd, why == RLM_WHY_OPTION)) {
-			stream_detach(c);
+			stream_detach(c, fd);
 			return 0;
 		}
 		if (b && i % 50 == 0) {

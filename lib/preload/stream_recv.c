@@ -49,7 +49,7 @@ static int64_t settle(struct rlm_conn *c, int fd, const struct iovec *iov, int i
 	if (b && n > 0)
 		n = cutover_rx_returned(b, fd, iov, iovcnt, n, flags & MSG_PEEK);
 	if (b && ended) {
-		if (cutover_rx_ended(b))
+		if (cutover_rx_ended(b, fd))
 			n = STREAM_AGAIN;
 	} else if (b && n == -ECONNRESET) {
 		stream_break(c, b, fd);

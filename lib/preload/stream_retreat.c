@@ -45,7 +45,7 @@ static bool is_ready_to_leave(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	bool ready = cutover_leave_begin(c, b, fd);
 
 	if (ready && !stream_is_alone(c))
-		ready = cutover_tx_is_plain(b) && cutover_rx_is_plain(b);
+		ready = cutover_tx_is_plain(b) && cutover_rx_is_settled(b, fd);
 	if (!ready && !stream_is_alone(c))
 		cutover_rx_ask(b);
 	return ready;
@@ -112,7 +112,7 @@ bool stream_retreat(struct rlm_conn *c, uint64_t link, uint32_t side)
 	if (ready && stream_is_alone(c))
 		done = take_own_memory(c);
 	else if (ready)
-		done = stream_detach(c);
+		done = stream_detach(c, fd);
 out:
 	give_back(c, user);
 	return done;
@@ -133,7 +133,7 @@ bool stream_retire(struct rlm_conn *c)
 	if (b) {
 		cutover_tx_pay(b, fd);
 		cutover_rx(c, b, fd, &available);
-		plain = cutover_tx_is_plain(b) && cutover_rx_is_plain(b);
+		plain = cutover_tx_is_plain(b) && cutover_rx_is_settled(b, fd);
 		stream_note_tx(c, b);
 		stream_note_rx(c, b);
 	}
@@ -141,7 +141,7 @@ bool stream_retire(struct rlm_conn *c)
 	rlm_lock_drop(&c->tx_lock);
 	wake_conn(c);
 	if (plain)
-		plain = stream_detach(c);
+		plain = stream_detach(c, fd);
 out:
 	give_back(c, user);
 	return plain;

@@ -164,7 +164,7 @@ static int64_t from_kernel(struct end *e, void *data, uint64_t n, bool peek)
 	mine = r;
 	if (r > 0)
 		mine = cutover_rx_returned(&e->b, e->fd, iov, 3, r, peek);
-	else if (r == 0 && n && cutover_rx_ended(&e->b))
+	else if (r == 0 && n && cutover_rx_ended(&e->b, e->fd))
 		mine = -EAGAIN;
 	must(mine <= r || mine == -EAGAIN);
 	if (r > 0 && mine == 0)

@@ -190,6 +190,36 @@ static void test_sender_ends(void **state)
 	}
 }
 
+// The sender dies while it owes bytes that were asked back: at any of their positions the ring has the rest.
+static void test_sender_dies_while_resending(void **state)
+{
+	for (int frames = 0; frames < 6; frames++) {
+		pair_close(&p);
+		pair_open(&p, 64 * RING);
+		tcp_set_buffers(S->fd, 4000);
+		tcp_set_buffers(R->fd, 4000);
+		promote();
+		send_exactly(60 * RING);
+		receive_exactly(RING + (uint64_t)frames);
+		cutover_rx_ask(&R->b);
+		end_send_pattern(S, 0, 10);
+		assert_true(cutover_tx_owes(&S->b));
+		if (frames & 1) { // some of them are on their way
+			receive_exactly(RING);
+			end_send_pattern(S, 0, 10);
+			assert_true(cutover_tx_owes(&S->b));
+		}
+		close(S->fd);
+		S->fd = -1;
+		while (!R->eof) {
+			int64_t r = end_recv_pattern(R, 0, 5000, false);
+
+			assert_true(r >= 0 || r == -EAGAIN);
+		}
+		assert_int_equal(R->received, S->sent);
+	}
+}
+
 // The round is over before the receiver looks for the first time.
 static void test_missed_round(void **state)
 {
@@ -584,16 +614,16 @@ static void test_end_without_any_frame(void **state)
 	puppet_ring(100);
 	R->conn.rx_inflight = 1;
 	finish_sender();
-	assert_true(cutover_rx_ended(&R->b));
+	assert_true(cutover_rx_ended(&R->b, R->fd));
 	R->conn.rx_inflight = 0;
 	receive_exactly(100);
 	receive_end();
 	restart();
 	offer();
-	assert_false(cutover_rx_ended(&R->b));
+	assert_false(cutover_rx_ended(&R->b, R->fd));
 	puppet_begin(1, 0);
 	puppet_end(1, RLM_END_VOID);
-	assert_false(cutover_rx_ended(&R->b));
+	assert_false(cutover_rx_ended(&R->b, R->fd));
 }
 
 static void test_end_in_the_middle_of_frames(void **state)
@@ -980,6 +1010,7 @@ int main(void)
 	    TEST(test_promote_corked),
 	    TEST(test_full_ring),
 	    TEST(test_sender_ends),
+	    TEST(test_sender_dies_while_resending),
 	    TEST(test_missed_round),
 	    TEST(test_receiver_asks),
 	    TEST(test_receiver_asks_with_nothing_left),
