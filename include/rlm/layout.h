@@ -19,7 +19,8 @@
 //   epoch      owner: the binding this slot's contents belong to equality only; fields of another epoch are not read
 //   tx_round   owner: 2r-1 = round r is carried by the ring, 2r = round r has ended (see cutover.h)
 //   rx_ready   owner: it can take round r from the ring
-//   rx_ask     owner: it asks to get round r back on TCP
+//   rx_ask     owner: it asks to get round r back on TCP, from its tail on
+//   rx_leave   owner: it asks that round r end
 //   cut        owner: TCP byte count at which the current round begins
 //   end        owner: ring position at which the last round ended, RLM_END_VOID: it never really began
 //
@@ -56,6 +57,7 @@ struct rlm_slot_shared {
 	_Atomic uint32_t tx_round;
 	_Atomic uint32_t rx_ready;
 	_Atomic uint32_t rx_ask;
+	_Atomic uint32_t rx_leave;
 	_Atomic uint64_t cut;
 	_Atomic uint64_t end;
 };

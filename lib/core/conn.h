@@ -96,6 +96,7 @@ struct rlm_bound {
 	int control_mine;  // the owner's
 	_Atomic uint8_t returned; // not used any more: the owner has to give the slot back
 	_Atomic uint32_t next;
+	_Atomic int error; // the socket's, that a call of ours took from it instead of the application's: errno, 0 = none
 	const _Atomic uint64_t *here; // the number of where we are now: what differs from `location` must not be touched
 	_Atomic uint64_t location;
 

@@ -14,6 +14,13 @@ enum tx_way {
 
 // tx_lock. Pays what is owed, begins or ends a round when it is time. `more`: payload for TCP follows at once.
 enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool more);
+// The receiver wants the round ended, or back. Only a hint without the lock.
+static inline bool cutover_tx_is_asked(const struct rlm_bound *b)
+{
+	return atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == b->tx_round ||
+	       atomic_load_explicit(&b->tx.peer->rx_leave, memory_order_acquire) == b->tx_round;
+}
+
 // tx_lock. Ends the current round (if any) at `head`; what is owed to TCP remains owed.
 void cutover_tx_end(struct rlm_bound *b);
 // tx_lock. Pays what is owed and can be paid, nothing else.
@@ -46,6 +53,8 @@ bool cutover_rx_ended(struct rlm_bound *b, int fd);
 int64_t rx_take(struct rlm_bound *b, int fd, void *data, uint64_t n, bool peek);
 // rx_lock. Asks the sender to take the round back; nothing is taken from the ring until it has.
 void cutover_rx_ask(struct rlm_bound *b);
+// rx_lock. Asks the sender to end the round where it is: what is in the ring is taken from there as before.
+void cutover_rx_leave(struct rlm_bound *b);
 bool cutover_rx_is_plain(const struct rlm_bound *b);
 // The same, and the slot is needed no more: what was asked back has arrived.
 bool cutover_rx_is_settled(const struct rlm_bound *b, int fd);
@@ -53,8 +62,8 @@ bool cutover_rx_is_settled(const struct rlm_bound *b, int fd);
 bool cutover_rx_has_ended(const struct rlm_bound *b);
 // rx_lock. The sender will put nothing more into this round: it has ended it, or is gone, or never began.
 bool cutover_rx_is_complete(const struct rlm_bound *b, int fd);
-// How many of n bytes that TCP holds come after the round's frames.
-uint64_t cutover_rx_payload_behind(const struct rlm_bound *b, uint64_t n);
+// rx_lock. FIONREAD: bytes that receives would find now.
+uint64_t cutover_rx_unread(struct rlm_conn *c, struct rlm_bound *b, int fd);
 // rx_lock. Looks at TCP while on the ring: eats frames, notices the end. true: something changed, ask cutover_rx() again.
 bool cutover_rx_look_at_tcp(struct rlm_bound *b, int fd);
 
@@ -80,6 +89,11 @@ int64_t tcp_written(int fd);
 // The same, confirmed by a second count, or -EUCLEAN: the first one is too high after segments were refused by this host's own firewall
 // or device queue. active: this end called connect().
 int64_t tcp_written_confirmed(int fd, bool active);
+// A kernel call of ours met an error (-errno) of the connection, which the kernel tells once: kept for the application's next call.
+void cutover_keep_error(struct rlm_bound *b, int64_t error);
+// The same as -errno, 0: none. Whoever takes it tells it.
+int cutover_take_error(struct rlm_bound *b);
+
 // The connection stands: what the broker said of it still means this socket.
 bool tcp_is_established(int fd);
 // Bytes taken from the kernel on this socket since the handshake.

@@ -129,13 +129,6 @@ bool cutover_rx_is_complete(const struct rlm_bound *b, int fd)
 	return round_is_decided(b) || b->rx_eof || sys_poll_now(fd, POLLRDHUP) > 0;
 }
 
-uint64_t cutover_rx_payload_behind(const struct rlm_bound *b, uint64_t n)
-{
-	uint64_t frames = FRAMES_SIZE - b->frame_got;
-
-	return n > frames ? n - frames : 0;
-}
-
 void cutover_rx_ask(struct rlm_bound *b)
 {
 	b->rx_stop = 1;
@@ -151,6 +144,19 @@ void cutover_rx_ask(struct rlm_bound *b)
 		set_state(b, RX_PLAIN); // the offer is withdrawn
 		return;
 	}
+	wake_all(b);
+}
+
+void cutover_rx_leave(struct rlm_bound *b)
+{
+	if (b->rx_state == RX_READY) {
+		cutover_rx_ask(b); // nothing can have been taken from the ring yet
+		return;
+	}
+	b->rx_stop = 1;
+	if (b->rx_state == RX_PLAIN || b->rx_state == RX_FRAMES || b->rx_asked)
+		return;
+	atomic_store_explicit(&b->rx.mine->rx_leave, b->rx_round, memory_order_release);
 	wake_all(b);
 }
 
@@ -224,10 +230,13 @@ static int take_frames(struct rlm_bound *b, int fd)
 	if (b->rx_asked && round_is_void(b))
 		return -EAGAIN;
 	n = rx_take(b, fd, b->frame + b->frame_got, FRAMES_SIZE - b->frame_got, false);
-	if (n < 0)
+	if (n == -EAGAIN || n == -EINTR || n == -EPERM) // EPERM: in repair mode for a moment
 		return -EAGAIN;
-	if (n == 0)
+	if (n <= 0) {
+		cutover_keep_error(b, n);
 		b->rx_eof = 1;
+		return 0;
+	}
 	b->frame_got = (uint8_t)(b->frame_got + n);
 	return frames_are_plausible(b) ? (int)n : -EPROTO;
 }
@@ -389,6 +398,48 @@ enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t
 				return way;
 			break;
 		}
+	}
+}
+
+// What lies in the ring before its end.
+static uint64_t ring_unread(struct rlm_bound *b)
+{
+	uint64_t n = ring_available_now(&b->rx), end;
+
+	if (n == RLM_RING_BROKEN || (b->rx_asked && !round_is_decided(b)))
+		return 0;
+	if (!round_is_decided(b))
+		return n;
+	end = atomic_load_explicit(&b->rx.peer->end, memory_order_relaxed) -
+	      atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed);
+	return end < n ? end : n;
+}
+
+// All that is there now, across a change of carrier: programs count down to zero what they were told and then wait for news.
+uint64_t cutover_rx_unread(struct rlm_conn *c, struct rlm_bound *b, int fd)
+{
+	uint64_t available, tcp, frames;
+	enum rx_way way;
+	int queued;
+
+	do {
+		way = cutover_rx(c, b, fd, &available);
+		if (sys_ioctl(fd, FIONREAD, &queued) < 0)
+			queued = 0;
+		// A round that began before this was counted, with its CUT on TCP, is seen to have begun.
+	} while (way == RX_WAY_SINGLE && round_has_begun(b) && !round_is_void(b));
+	tcp = (uint64_t)queued + stash_left(b);
+	switch (way) {
+	case RX_WAY_RING:
+		frames = FRAMES_SIZE - b->frame_got;
+		return available + (cutover_rx_has_ended(b) && tcp > frames ? tcp - frames : 0);
+	case RX_WAY_LIMIT:
+		return tcp < b->drain ? tcp : b->drain + ring_unread(b);
+	case RX_WAY_PLAIN:
+	case RX_WAY_SINGLE:
+		return tcp;
+	default:
+		return 0;
 	}
 }
 

@@ -10,6 +10,20 @@
 #include "sys.h"
 #include "wake.h"
 
+void cutover_keep_error(struct rlm_bound *b, int64_t error)
+{
+	if (error != -EAGAIN && error != -EINTR && error != -EPIPE && error != -ENOTCONN && error != -EFAULT && error != -ENOMEM &&
+	    error != -EPERM)
+		atomic_store_explicit(&b->error, (int)-error, memory_order_relaxed);
+}
+
+int cutover_take_error(struct rlm_bound *b)
+{
+	if (__builtin_expect(!atomic_load_explicit(&b->error, memory_order_relaxed), 1))
+		return 0;
+	return -atomic_exchange_explicit(&b->error, 0, memory_order_relaxed);
+}
+
 static bool peer_is_bound(const struct rlm_bound *b)
 {
 	return atomic_load_explicit(&b->tx.peer->epoch, memory_order_acquire) == b->epoch;
@@ -42,6 +56,7 @@ static bool push(struct rlm_bound *b, int fd, const uint8_t *data, uint64_t n, b
 		if (r == -EAGAIN)
 			return false;
 		if (r < 0) {
+			cutover_keep_error(b, r);
 			b->tx_dead = 1;
 			*done = n;
 			return true;
@@ -159,7 +174,7 @@ static void end_if_wanted(struct rlm_bound *b)
 {
 	if (peer_is_bound(b) && atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == b->tx_round)
 		give_back(b);
-	else if (b->tx_stop)
+	else if (b->tx_stop || (peer_is_bound(b) && cutover_tx_is_asked(b)))
 		cutover_tx_end(b);
 }
 

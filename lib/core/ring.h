@@ -30,6 +30,12 @@ static inline uint64_t ring_head(const struct rlm_ring *r)
 	return atomic_load_explicit(&r->mine->head, memory_order_relaxed);
 }
 
+// Producer: the peer has taken everything.
+static inline bool ring_is_empty(const struct rlm_ring *r)
+{
+	return atomic_load_explicit(&r->peer->tail, memory_order_acquire) == ring_head(r);
+}
+
 // Producer: bytes that can be put at `head` (which may be ahead of what is published) now, RLM_RING_BROKEN when the peer's tail is impossible. Looks at the peer's cache
 // line only when the cached value does not give `wanted` bytes.
 static inline uint64_t ring_room(struct rlm_ring *r, uint64_t head, uint64_t wanted)

@@ -299,6 +299,7 @@ static void reset_slot(struct rlm_slot_shared *slot, uint32_t epoch)
 	atomic_store_explicit(&slot->tx_round, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->rx_ready, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->rx_ask, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->rx_leave, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->cut, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->end, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->epoch, epoch, memory_order_release); // pairs with peer_is_bound(), peer_round()
@@ -438,7 +439,7 @@ static void obey_one(struct rlm_conn *c, uint32_t order)
 	if (b && order == RLM_ORDER_DEMOTE) {
 		b->tx_stop = 1;
 		cutover_tx(c, b, fd, false);
-		cutover_rx_ask(b);
+		cutover_rx_leave(b);
 		control = b->control_peer;
 	} else if (b && !(c->flags & RLM_CONN_BARRED)) {
 		b->tx_stop = b->rx_stop = 0;
@@ -508,9 +509,11 @@ void binding_tcp_event(struct rlm_conn *c)
 	rlm_lock_take(&c->tx_lock);
 	b = stream_bound(c);
 	if (b && sys_poll_now(fd, POLLRDHUP) > 0) {
-		// Only bytes on TCP can find out whether the peer is still there, so the next send goes there.
-		b->tx_stop = 1;
-		atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
+		stream_stop_sending(b);
+		// If the peer was killed with bytes unread, only something on TCP makes its kernel say so, and a sender that found the ring full
+		// waits for that.
+		if (b->tx_state == TX_RING && !ring_is_empty(&b->tx))
+			cutover_tx(c, b, fd, false);
 	}
 	if (b && cutover_tx_owes(b)) {
 		cutover_tx_pay(b, fd);

@@ -250,10 +250,14 @@ RLM_EXPORT int setsockopt(int fd, int level, int name, const void *value, sockle
 RLM_EXPORT int getsockopt(int fd, int level, int name, void *restrict value, socklen_t *restrict len)
 {
 	struct rlm_conn *c = level == IPPROTO_TCP && name == TCP_ZEROCOPY_RECEIVE ? fd_conn(fd) : NULL;
+	int r;
 
 	if (c && (stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0 || !hook_is_kernels(c, fd)))
 		return (int)rlm_result(-ENOBUFS);
-	return REAL(getsockopt)(fd, level, name, value, len);
+	r = REAL(getsockopt)(fd, level, name, value, len);
+	if (__builtin_expect(r == 0 && level == SOL_SOCKET && name == SO_ERROR && *len == sizeof(int) && !*(int *)value, 0) && (c = fd_conn(fd)))
+		*(int *)value = stream_error(c);
+	return r;
 }
 
 // --- data ---

@@ -17,9 +17,11 @@ static bool readable(struct rlm_conn *c, struct rlm_bound *b, int fd, uint32_t k
 	for (;;) {
 		switch (cutover_rx(c, b, fd, &available)) {
 		case RX_WAY_RING:
-		case RX_WAY_KERNEL:
 		case RX_WAY_BROKEN:
 			return true;
+		case RX_WAY_KERNEL:
+			// The end is told when the kernel's own event comes, with all that belongs to it: once.
+			return kernel & (READABLE | EPOLLRDHUP | ALWAYS);
 		case RX_WAY_PLAIN:
 		case RX_WAY_LIMIT:
 			if (b->stash_at != b->stash_to)
@@ -80,6 +82,8 @@ struct ready ready_now(struct rlm_conn *c, int fd, uint32_t kernel)
 
 	rlm_lock_take(&c->tx_lock);
 	b = stream_bound(c);
+	if (b && kernel & (EPOLLRDHUP | ALWAYS))
+		stream_stop_sending(b);
 	if (b && tx_on_ring(b)) {
 		if (!(kernel & ALWAYS))
 			r.events &= ~(uint32_t)WRITABLE;

@@ -139,6 +139,8 @@ void stream_set_nonblock(struct rlm_conn *c, bool nonblock);
 int stream_set_nodelay(struct rlm_conn *c, int fd, const void *value, socklen_t len);
 // After a successful setsockopt() by the application.
 void stream_option_set(struct rlm_conn *c, int fd, int level, int name);
+// SO_ERROR, when the kernel has none: errno, 0 = none.
+int stream_error(struct rlm_conn *c);
 // FIONREAD: payload bytes that a receive would find. kernel: what the kernel said.
 int stream_unread(struct rlm_conn *c, int fd, int kernel);
 // SIOCOUTQ: bytes sent that have not arrived. kernel: what the kernel said.

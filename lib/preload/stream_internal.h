@@ -177,6 +177,16 @@ static inline int stream_fd(const struct rlm_conn *c, int fd)
 	return __builtin_expect(ghost != 0, 0) ? ghost - 1 : fd;
 }
 
+// tx_lock. The peer has closed its end, as the application knows: only bytes on TCP can find out whether it is still there to take them.
+static inline void stream_stop_sending(struct rlm_bound *b)
+{
+	b->tx_stop = 1;
+	atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
+}
+
+// The result of a call that moved `done` bytes before its last step said n: an error after some bytes is kept for the next call.
+int64_t stream_partial(struct rlm_conn *c, uint64_t done, int64_t n);
+
 // For users only. Called with the direction's lock held, which they release. 0: look again; 1: look, and at TCP too;
 // -EINTR, -EAGAIN (the deadline). Cancellation points.
 int stream_wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d);

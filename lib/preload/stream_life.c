@@ -368,29 +368,43 @@ void stream_option_set(struct rlm_conn *c, int fd, int level, int name)
 	rlm_lock_drop(&c->tx_lock);
 }
 
-int stream_unread(struct rlm_conn *c, int fd, int kernel)
+int64_t stream_partial(struct rlm_conn *c, uint64_t done, int64_t n)
 {
 	struct rlm_bound *b;
-	uint64_t n = 0, available, tcp;
-	enum rx_way way;
+
+	if (n >= 0)
+		return (int64_t)done + n;
+	if (!done)
+		return n;
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (b)
+		cutover_keep_error(b, n);
+	rlm_lock_drop(&c->rx_lock);
+	return (int64_t)done;
+}
+
+int stream_error(struct rlm_conn *c)
+{
+	struct rlm_bound *b;
+	int error = 0;
 
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
-	if (!b || cutover_is_lost(b)) {
-		rlm_lock_drop(&c->rx_lock);
-		return kernel;
-	}
-	way = cutover_rx(c, b, fd, &available);
-	if (sys_ioctl(fd, FIONREAD, &kernel) < 0) // now: before, it may have counted frames
-		kernel = 0;
-	tcp = (uint64_t)kernel + (b->stash_to - b->stash_at);
-	// All that is there now, across a change of carrier: programs count down to zero what they were told and then wait for news.
-	if (way == RX_WAY_RING)
-		n = available + (cutover_rx_has_ended(b) ? cutover_rx_payload_behind(b, tcp) : 0);
-	else if (way == RX_WAY_LIMIT && tcp >= b->drain)
-		n = b->drain + ((available = ring_available_now(&b->rx)) == RLM_RING_BROKEN ? 0 : available);
-	else if (way == RX_WAY_LIMIT || way == RX_WAY_PLAIN || way == RX_WAY_SINGLE)
-		n = tcp;
+	if (b)
+		error = -cutover_take_error(b);
+	rlm_lock_drop(&c->rx_lock);
+	return error;
+}
+
+int stream_unread(struct rlm_conn *c, int fd, int kernel)
+{
+	struct rlm_bound *b;
+	uint64_t n;
+
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	n = b && !cutover_is_lost(b) ? cutover_rx_unread(c, b, fd) : (uint64_t)kernel;
 	rlm_lock_drop(&c->rx_lock);
 	return n > INT_MAX ? INT_MAX : (int)n;
 }

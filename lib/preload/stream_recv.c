@@ -148,7 +148,22 @@ struct receive {
 
 static int64_t finish(const struct receive *r, int64_t n)
 {
-	return n < 0 && r->done ? (int64_t)r->done : n < 0 ? n : (int64_t)r->done + n;
+	return stream_partial(r->c, r->done, n);
+}
+
+// TCP has ended. If the kernel told why when nobody listened, it is told now.
+static int64_t finish_at_end(const struct receive *r)
+{
+	struct rlm_bound *b;
+
+	if (r->done)
+		return (int64_t)r->done;
+	rlm_lock_take(&r->c->tx_lock);
+	b = stream_bound(r->c);
+	if (b)
+		stream_stop_sending(b);
+	rlm_lock_drop(&r->c->tx_lock);
+	return -stream_error(r->c);
 }
 
 // n bytes reached the caller's buffer. boundary: the carrier may change here, and the next byte may be there already. Programs take a short
@@ -203,6 +218,8 @@ static int64_t from_kernel(struct receive *r)
 	}
 	if (n == STREAM_AGAIN)
 		return GO_ON;
+	if (n == 0 && r->total)
+		return finish_at_end(r);
 	if (n <= 0)
 		return finish(r, n);
 	next = r->at;
@@ -251,6 +268,7 @@ static int64_t wait_for_more(struct receive *r, struct rlm_bound *b)
 	if (n == 1) {
 		rlm_lock_take(&r->c->rx_lock);
 		b = stream_bound(r->c);
+		r->fd = stream_fd(r->c, r->fd); // it may have been closed meanwhile
 		if (b && b->rx_state == RX_RING)
 			cutover_rx_look_at_tcp(b, r->fd);
 		rlm_lock_drop(&r->c->rx_lock);
@@ -284,10 +302,13 @@ static int64_t wait_for_other(struct receive *r, struct rlm_bound *b)
 // Ring is empty and TCP has ended. What was received already goes first; the kernel keeps its answer for the next call.
 static int64_t ask_kernel(struct receive *r)
 {
+	int64_t n;
+
 	rlm_lock_drop(&r->c->rx_lock);
 	if (r->done)
 		return (int64_t)r->done;
-	return kernel_recv(r->fd, &r->at, r->flags);
+	n = kernel_recv(r->fd, &r->at, r->flags);
+	return n || !r->total ? n : finish_at_end(r);
 }
 
 // Fast path and all the others: one look at the connection. Lock is held on entry, released on return.

@@ -196,7 +196,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 			rlm_lock_drop(&c->tx_lock);
 			stream_enter_kernel(c, user);
 			n = kernel_send(c, fd, load, total - done, flags, *user);
-			return n < 0 && done ? (int64_t)done : n < 0 ? n : (int64_t)done + n;
+			return stream_partial(c, done, n);
 		}
 		if (cutover_is_lost(b)) {
 			rlm_lock_drop(&c->tx_lock);
@@ -236,7 +236,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 				rlm_lock_drop(&c->tx_lock);
 				continue;
 			}
-			if (atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_relaxed) == b->tx_round) {
+			if (cutover_tx_is_asked(b)) {
 				atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
 				rlm_lock_drop(&c->tx_lock);
 				continue;
@@ -244,11 +244,16 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 			be_user(c, user);
 			n = stream_wait_room(c, b, fd, &deadline);
 		} else if (way == TX_WAY_PLAIN) {
+			n = done ? 0 : cutover_take_error(b);
+			if (__builtin_expect(n != 0, 0)) {
+				rlm_lock_drop(&c->tx_lock);
+				return n;
+			}
 			stream_count_in(c, &c->tx_inflight);
 			rlm_lock_drop(&c->tx_lock);
 			stream_enter_kernel(c, user);
 			n = kernel_send(c, fd, load, total - done, flags, *user);
-			return n < 0 && done ? (int64_t)done : n < 0 ? n : (int64_t)done + n;
+			return stream_partial(c, done, n);
 		} else {
 			deadline_start(&deadline, b->tx_timeout_ns);
 			be_user(c, user);

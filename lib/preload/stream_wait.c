@@ -135,7 +135,7 @@ static int wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	const struct rlm_slot_shared *peer = b->tx.peer;
 	struct sleep sleep = {c, b, 0, 0};
 	uint64_t tail = b->tx.cached, start;
-	uint32_t ask = atomic_load_explicit(&peer->rx_ask, memory_order_relaxed), bell, events;
+	uint32_t bell, events;
 	bool ready;
 
 	rlm_lock_drop(&c->tx_lock);
@@ -150,7 +150,7 @@ static int wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	events = atomic_load_explicit(&c->events, memory_order_acquire);
 	wake_listen(b, sleep.bit);
 	ready = atomic_load_explicit(&peer->tail, memory_order_acquire) != tail ||
-		atomic_load_explicit(&peer->rx_ask, memory_order_acquire) != ask || b->tx_stop || b->tx_dead ||
+		cutover_tx_is_asked(b) || b->tx_stop || b->tx_dead ||
 		b->tx_state != TX_RING || sys_poll_now(fd, POLLRDHUP) != 0;
 	if (!ready && d->set)
 		sleep_until(&sleep, fd, POLLRDHUP, d);

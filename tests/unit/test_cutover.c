@@ -237,6 +237,27 @@ static void test_missed_round(void **state)
 	receive_exactly(8);
 }
 
+// The same round ends where the sender is: nothing comes twice, and what is in the ring can be read all the while.
+static void test_receiver_leaves(void **state)
+{
+	for (uint64_t i = 0; i < 30; i++) {
+		promote();
+		send_exactly(3000);
+		receive_exactly(1000 - i);
+		cutover_rx_leave(&R->b);
+		receive_exactly(500);
+		send_exactly(40);
+		assert_int_equal(S->b.tx_state, TX_PLAIN);
+		assert_int_equal(SLOT->end, SLOT->head);
+		assert_int_equal(cutover_rx_unread(&R->conn, &R->b, R->fd), 1540 + i);
+		receive_exactly(1540 + i);
+		assert_true(cutover_rx_is_settled(&R->b, R->fd));
+		send_exactly(5);
+		assert_int_equal(S->b.tx_state, TX_PLAIN);
+		receive_exactly(5);
+	}
+}
+
 static void test_receiver_asks(void **state)
 {
 	for (uint64_t i = 0; i < 30; i++) {
@@ -819,7 +840,7 @@ static void scribble(struct rlm_slot_shared *slot, uint64_t *random)
 	else if (what < 20)
 		slot->rx_ready = (uint32_t)some_value(random, R->b.tx_round + 1);
 	else if (what < 22)
-		slot->rx_ask = (uint32_t)some_value(random, R->b.tx_round);
+		*(random_below(random, 2) ? &slot->rx_ask : &slot->rx_leave) = (uint32_t)some_value(random, R->b.tx_round);
 	else if (what == 22)
 		slot->waiting = (uint32_t)random_next(random);
 	else if (random_below(random, 4) == 0)
@@ -1012,6 +1033,7 @@ int main(void)
 	    TEST(test_sender_ends),
 	    TEST(test_sender_dies_while_resending),
 	    TEST(test_missed_round),
+	    TEST(test_receiver_leaves),
 	    TEST(test_receiver_asks),
 	    TEST(test_receiver_asks_with_nothing_left),
 	    TEST(test_receiver_asks_through_full_tcp),
