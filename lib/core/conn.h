@@ -122,7 +122,7 @@ struct rlm_bound {
 	uint64_t tx_budget;            // test aid: ring bytes until the round ends by itself, 0 = never
 	uint64_t tx_timeout_ns;        // SO_SNDTIMEO, 0 = none
 	uint64_t idle_head;            // head at the helper's last look
-	uint32_t tx_blocked;           // sends that found too little room and did not wait
+	_Atomic uint32_t tx_blocked;   // sends that found too little room and did not wait
 	uint8_t tx_punched;            // the idle ring's memory went back to the system
 
 	// receiving
@@ -137,6 +137,7 @@ struct rlm_bound {
 	uint8_t frame_got;        // bytes of this round's frames
 	uint8_t frame[RLM_OWED_MAX];
 	uint32_t rx_round;   // current or last
+	uint64_t rx_framed;  // bytes of frames on TCP in the rounds before
 	_Atomic uint32_t rx_rung; // peer's `waiting` as of our last wake-up, for room
 	uint64_t drain;      // bytes until the cut
 	uint8_t *stash;      // what the kernel gave beyond the cut: comes before what TCP still holds

@@ -58,6 +58,8 @@ void cutover_rx_leave(struct rlm_bound *b);
 bool cutover_rx_is_plain(const struct rlm_bound *b);
 // The same, and the slot is needed no more: what was asked back has arrived.
 bool cutover_rx_is_settled(const struct rlm_bound *b, int fd);
+// rx_lock. Payload bytes that TCP has brought while bound and before; -errno.
+int64_t cutover_rx_arrived(const struct rlm_bound *b, int fd);
 // The sender has left the ring for now; what is in it is still to be read.
 bool cutover_rx_has_ended(const struct rlm_bound *b);
 // rx_lock. The sender will put nothing more into this round: it has ended it, or is gone, or never began.

@@ -129,6 +129,19 @@ bool cutover_rx_is_complete(const struct rlm_bound *b, int fd)
 	return round_is_decided(b) || b->rx_eof || sys_poll_now(fd, POLLRDHUP) > 0;
 }
 
+// Beyond the cut come the frames of this round, then payload again.
+int64_t cutover_rx_arrived(const struct rlm_bound *b, int fd)
+{
+	int64_t n = tcp_arrived(fd), beyond;
+
+	if (n >= 0 && b->rx_state != RX_PLAIN && round_has_begun(b) && !round_is_void(b)) {
+		beyond = n - (int64_t)atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
+		if (beyond > 0)
+			n -= beyond < FRAMES_SIZE ? beyond : FRAMES_SIZE;
+	}
+	return n < 0 ? n : n - (int64_t)b->rx_framed;
+}
+
 void cutover_rx_ask(struct rlm_bound *b)
 {
 	b->rx_stop = 1;
@@ -350,6 +363,7 @@ static enum rx_way finish_round(struct rlm_bound *b, int fd)
 	}
 	if (!frames_name_the_end(b))
 		return RX_WAY_BROKEN;
+	b->rx_framed += FRAMES_SIZE;
 	// After a round that was taken back the sender's head was beyond the end; the next one begins at the end.
 	b->rx.cached = atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed);
 	set_state(b, RX_PLAIN);

@@ -150,6 +150,7 @@ static void end_at(struct rlm_bound *b, uint64_t end)
 	atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
 	owe(b, frame, sizeof(frame));
 	wake_all(b);
+	wake_own(b); // room is TCP's affair again
 }
 
 void cutover_tx_end(struct rlm_bound *b)

@@ -30,6 +30,15 @@ void wake_all(struct rlm_bound *b)
 	wake_ring_bell(b, seen, RLM_WAIT_RX | RLM_WAIT_TX);
 }
 
+void wake_own(struct rlm_bound *b)
+{
+	const uint64_t one = 1;
+
+	atomic_thread_fence(memory_order_seq_cst); // pairs with wake_listen()
+	if (atomic_load_explicit(&b->tx.mine->waiting, memory_order_relaxed) & (RLM_WAIT_RX_FD | RLM_WAIT_TX_FD))
+		sys_write(b->doorbell_mine, &one, sizeof(one));
+}
+
 void wake_listen(struct rlm_bound *b, uint32_t bit)
 {
 	struct rlm_slot_shared *mine = b->tx.mine;

@@ -43,6 +43,9 @@ static inline void wake_sender(struct rlm_bound *b)
 // After anything else that the peer may wait for: whoever sleeps there looks again.
 void wake_all(struct rlm_bound *b);
 
+// The direction has another carrier: whoever sleeps in poll or epoll here looks again.
+void wake_own(struct rlm_bound *b);
+
 // Publishes that somebody here is about to sleep; full fence included. Undone by wake_unlisten().
 void wake_listen(struct rlm_bound *b, uint32_t bit);
 void wake_unlisten(struct rlm_bound *b, uint32_t bit);

@@ -18,7 +18,7 @@ void epoll_wait_for_lookers(void);
 void epoll_forget_conn(int fd, struct rlm_conn *c);
 
 // Descriptors of an instance.
-void epoll_forget(uint32_t index, int fd);
+void epoll_forget(uint32_t index);
 void epoll_duplicated(uint32_t index);
 
 void epoll_fork_prepare(void);

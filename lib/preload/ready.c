@@ -10,7 +10,13 @@
 #define WRITABLE (EPOLLOUT | EPOLLWRNORM)
 #define ALWAYS (EPOLLERR | EPOLLHUP)
 
-static bool readable(struct rlm_conn *c, struct rlm_bound *b, int fd, uint32_t kernel)
+// TCP holds bytes now: what it showed before may have been frames, eaten by now. Under the lock nobody eats.
+static bool tcp_is_readable(int fd, uint32_t asked, uint32_t kernel)
+{
+	return (kernel & READABLE || !(asked & READABLE)) && sys_poll_now(fd, READABLE) & READABLE;
+}
+
+static bool readable(struct rlm_conn *c, struct rlm_bound *b, int fd, uint32_t asked, uint32_t kernel)
 {
 	uint64_t available;
 
@@ -29,8 +35,7 @@ static bool readable(struct rlm_conn *c, struct rlm_bound *b, int fd, uint32_t k
 			// fall through
 		case RX_WAY_SINGLE:
 		case RX_WAY_BUSY:
-			// What the kernel showed may have been frames, eaten by now. Under the lock nobody eats.
-			return kernel & READABLE && sys_poll_now(fd, READABLE) & READABLE;
+			return tcp_is_readable(fd, asked, kernel);
 		case RX_WAY_WAIT:
 			if (!(kernel & (READABLE | EPOLLRDHUP | ALWAYS)) || b->rx_state != RX_RING ||
 			    !cutover_rx_look_at_tcp(b, fd))
@@ -53,7 +58,14 @@ static bool tx_on_ring(const struct rlm_bound *b)
 	return b->tx_state == TX_RING && !b->tx_dead && !b->tx_stop;
 }
 
-struct ready ready_now(struct rlm_conn *c, int fd, uint32_t kernel)
+static uint32_t tcp_shows(int fd)
+{
+	long events = sys_poll_now(fd, READABLE | WRITABLE | EPOLLRDHUP | EPOLLPRI);
+
+	return events > 0 ? (uint32_t)events : 0;
+}
+
+struct ready ready_now(struct rlm_conn *c, int fd, uint32_t asked, uint32_t kernel)
 {
 	struct ready r = {.events = kernel, .ask_kernel = true};
 	struct rlm_bound *b;
@@ -67,6 +79,8 @@ struct ready ready_now(struct rlm_conn *c, int fd, uint32_t kernel)
 		b = stream_bound(c);
 	}
 	if (!b || b->gone) {
+		if (!asked)
+			r.events = tcp_shows(fd);
 		if (b && b->rx_broken)
 			r.events |= READABLE | WRITABLE | ALWAYS;
 		rlm_lock_drop(&c->rx_lock);
@@ -74,7 +88,7 @@ struct ready ready_now(struct rlm_conn *c, int fd, uint32_t kernel)
 	}
 	r.events &= ~(uint32_t)READABLE;
 	r.head = atomic_load_explicit(&b->rx.peer->head, memory_order_acquire); // first: later data is news
-	if (readable(c, b, fd, kernel))
+	if (readable(c, b, fd, asked, kernel))
 		r.events |= READABLE;
 	stream_note_rx(c, b);
 	r.ask_kernel = b->rx_state != RX_RING;
@@ -89,14 +103,28 @@ struct ready ready_now(struct rlm_conn *c, int fd, uint32_t kernel)
 			r.events &= ~(uint32_t)WRITABLE;
 		if (has_room(b))
 			r.events |= WRITABLE;
-		r.blocked = b->tx_blocked;
 	} else {
+		if (!(asked & WRITABLE))
+			r.events |= (uint32_t)sys_poll_now(fd, WRITABLE) & WRITABLE;
 		r.ask_kernel = true;
 	}
+	r.blocked = b ? atomic_load_explicit(&b->tx_blocked, memory_order_relaxed) : 0;
 	rlm_lock_drop(&c->tx_lock);
 	if (kernel & (EPOLLRDHUP | ALWAYS | EPOLLPRI))
 		r.ask_kernel = true;
 	return r;
+}
+
+uint64_t ready_arrived(struct rlm_conn *c, int fd)
+{
+	struct rlm_bound *b;
+	int64_t n;
+
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	n = b ? cutover_rx_arrived(b, fd) : tcp_arrived(fd);
+	rlm_lock_drop(&c->rx_lock);
+	return n < 0 ? UINT64_MAX : (uint64_t)n;
 }
 
 uint32_t ready_kernel_mask(struct rlm_conn *c, uint32_t wanted)

@@ -14,8 +14,11 @@ struct ready {
 	bool ask_kernel;    // the answer depends on TCP: look at it again next time
 };
 
-// kernel: what TCP shows now. Looks at the rings, eats frames. c need not be bound.
-struct ready ready_now(struct rlm_conn *c, int fd, uint32_t kernel);
+// kernel: what TCP shows of the events in `asked`; what else is needed of it is asked for here. Looks at the rings, eats frames. c need not be
+// bound.
+struct ready ready_now(struct rlm_conn *c, int fd, uint32_t asked, uint32_t kernel);
+// Bytes of the application's that TCP has brought so far, frames excluded. For telling news from none.
+uint64_t ready_arrived(struct rlm_conn *c, int fd);
 // Which events of TCP matter while `wanted` is wanted of the connection.
 uint32_t ready_kernel_mask(struct rlm_conn *c, uint32_t wanted);
 // Cheap, no lock, for spinning: may data or room have come since? Binding must be held by the caller (c->users).

@@ -262,7 +262,7 @@ void stream_forget(int fd)
 		break;
 	case FD_EPOLL:
 		fd_clear(fd);
-		epoll_forget(entry & FD_VALUE_MASK, fd);
+		epoll_forget(entry & FD_VALUE_MASK);
 		break;
 	case FD_INTERNAL:
 		break;

@@ -253,8 +253,11 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 			rlm_lock_drop(&c->tx_lock);
 			stream_enter_kernel(c, user);
 			n = kernel_send(c, fd, load, total - done, flags, *user);
+			if (n < (int64_t)(total - done))
+				atomic_fetch_add_explicit(&b->tx_blocked, 1, memory_order_relaxed); // of a later binding: no harm
 			return stream_partial(c, done, n);
 		} else {
+			b->tx_blocked++;
 			deadline_start(&deadline, b->tx_timeout_ns);
 			be_user(c, user);
 			rlm_lock_drop(&c->tx_lock);

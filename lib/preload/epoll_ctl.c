@@ -1,0 +1,564 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What is in an epoll instance: epoll_create(), epoll_ctl(), and what becomes of the sockets in it. See epoll.c.
+#include "epoll.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+
+#include "epoll_set.h"
+#include "hooks.h"
+
+// --- E <-> I ---
+
+static bool make_inner(struct instance *ep, int epfd)
+{
+	long inner, more;
+
+	if (ep->inner >= 0)
+		return true;
+	inner = sys_call1(SYS_epoll_create1, EPOLL_CLOEXEC);
+	if (inner < 0)
+		return false;
+	more = sys_call2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (more < 0)
+		goto err_inner;
+	inner = fd_make_internal((int)inner);
+	more = fd_make_internal((int)more);
+	if (epoll_kernel_ctl((int)inner, EPOLL_CTL_ADD, (int)more, EPOLLIN, 0) < 0 ||
+	    epoll_kernel_ctl(epfd, EPOLL_CTL_ADD, (int)inner, EPOLLIN, inner_tag) < 0)
+		goto err_more;
+	ep->inner = (int)inner;
+	ep->more = (int)more;
+	return true;
+
+err_more:
+	fd_close_internal((int)more);
+err_inner:
+	fd_close_internal((int)inner);
+	return false;
+}
+
+// A one-shot registration that has fired shows no events in fdinfo, only its flags.
+static bool has_fired(int epfd, int fd)
+{
+	char path[40], line[256];
+	unsigned events;
+	bool fired = false;
+	FILE *f;
+	int tfd;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", epfd);
+	f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "tfd: %d events: %x", &tfd, &events) == 2 && tfd == fd)
+			fired = !(events & 0xffff);
+	if (f)
+		fclose(f);
+	return fired;
+}
+
+#define FETCHED 128
+
+// Has E an edge of this item that nobody has fetched? The only way to know is to fetch all there is. Edges and shots of others are kept for
+// the application; what is level-triggered comes again by itself.
+static bool fetch_pending(struct instance *ep, int epfd, const struct item *it)
+{
+	struct epoll_event e[FETCHED];
+	long n = sys_call6(SYS_epoll_pwait, epfd, e, FETCHED, 0, NULL, 8);
+	bool pending = n == FETCHED;
+
+	for (long i = 0; i < n; i++) {
+		bool known = e[i].data.u64 == inner_tag, keep = false;
+
+		for (uint32_t k = 0; k < ep->used; k++) {
+			const struct item *other = &ep->items[k];
+
+			if (other->kind == ITEM_FREE || item_is_in_inner(other) || other->data != e[i].data.u64)
+				continue;
+			known = true;
+			if (other == it)
+				pending = true;
+			else
+				keep |= (other->events & (EPOLLET | EPOLLONESHOT)) != 0;
+		}
+		if (keep || (!known && ep->shared))
+			stash_put(ep, &e[i]);
+	}
+	return pending;
+}
+
+// E -> I. b: the binding, which the connection may not have yet. fresh: just added, so that what is true is news. false: it cannot be.
+static bool move_in(struct instance *ep, int epfd, struct item *it, struct rlm_bound *b, bool fresh)
+{
+	struct rlm_conn *c = conn_of(it);
+	int fd = it->fd;
+	long now;
+
+	if (!make_inner(ep, epfd) ||
+	    (b->doorbell_mine >= 0 &&
+	     !ready_watch_doorbell(ep->inner, b->doorbell_mine, BELL_MARK | (uint32_t)b->doorbell_mine)) ||
+	    epoll_kernel_ctl(ep->inner, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET,
+			     item_tag(ep, it)) < 0)
+		return false;
+	it->news = it->tcp_event = fresh;
+	it->conn_events = atomic_load_explicit(&c->events, memory_order_acquire);
+	if (!fresh) {
+		set_harvest(ep); // what was so when it was added is no news
+		now = sys_poll_now(fd, POLLRDHUP);
+		it->told_ends = now > 0 ? (uint32_t)now & EPOLL_ENDS : 0;
+		it->tcp = ready_arrived(c, fd);
+		it->disabled = it->events & EPOLLONESHOT && has_fired(epfd, fd);
+		it->news = it->events & EPOLLET && fetch_pending(ep, epfd, it);
+	}
+	if (!item_take(ep, it, b->doorbell_mine)) {
+		epoll_kernel_ctl(ep->inner, EPOLL_CTL_DEL, fd, 0, 0);
+		return false;
+	}
+	// What is not in E was left behind by a socket of the same number that is closed.
+	if (epoll_kernel_ctl(epfd, EPOLL_CTL_DEL, fd, 0, 0) == -ENOENT) {
+		epoll_kernel_ctl(ep->inner, EPOLL_CTL_DEL, fd, 0, 0);
+		item_free(ep, it);
+		return true;
+	}
+	item_heat(ep, it);
+	return true;
+}
+
+// Whoever slept in E before anything moved in comes out and looks.
+static void wake_sleepers(struct instance *ep)
+{
+	const uint64_t one = 1;
+
+	if (ep->inner < 0)
+		return;
+	set_changed(ep);
+	if (!ep->more_set)
+		sys_write(ep->more, &one, sizeof(one));
+	ep->more_set = true;
+}
+
+// I -> E.
+static void move_out(struct instance *ep, int epfd, struct item *it)
+{
+	uint32_t events = it->disabled ? EPOLLONESHOT : it->events;
+	bool parked = it->kind == ITEM_PARKED;
+	int fd = it->fd, other;
+
+	if (fd >= 0)
+		epoll_kernel_ctl(ep->inner, EPOLL_CTL_DEL, fd, 0, 0);
+	item_give_back(ep, it);
+	if (parked) {
+		item_free(ep, it);
+		return;
+	}
+	if (fd >= 0) {
+		epoll_kernel_ctl(epfd, EPOLL_CTL_ADD, fd, events, it->data);
+		return;
+	}
+	// Its number is closed: a registration that outlives its descriptor is made in the same way.
+	other = (int)sys_fcntl(item_fd(it), F_DUPFD_CLOEXEC, 3);
+	if (other >= 0) {
+		epoll_kernel_ctl(epfd, EPOLL_CTL_ADD, other, events, it->data);
+		sys_close(other);
+	}
+	atomic_fetch_or_explicit(&conn_of(it)->flags, RLM_CONN_BARRED, memory_order_relaxed); // it could not come back
+	item_free(ep, it);
+}
+
+// --- control ---
+
+RLM_EXPORT int epoll_create1(int flags)
+{
+	int fd = REAL(epoll_create1)(flags);
+
+	if (fd >= 0 && fdtable)
+		instance_new(fd);
+	return fd;
+}
+
+RLM_EXPORT int epoll_create(int size)
+{
+	int fd = REAL(epoll_create)(size);
+
+	if (fd >= 0 && fdtable)
+		instance_new(fd);
+	return fd;
+}
+
+// As the application wants it now, and as news: what is true is reported, also to threads that sleep already.
+static void renew(struct instance *ep, struct item *it, const struct epoll_event *e)
+{
+	item_heat(ep, it);
+	it->events = e->events;
+	it->data = e->data.u64;
+	it->disabled = false;
+	it->news = it->tcp_event = true;
+	it->told_news = false;
+	set_changed(ep);
+}
+
+// Of what is shown to nobody nothing is listened for; it leaves the hot list like what is idle.
+static void park(struct instance *ep, struct item *it)
+{
+	item_disarm(ep, it);
+	it->kind = ITEM_PARKED;
+	it->disabled = true;
+}
+
+static void unpark(struct instance *ep, struct item *it)
+{
+	if (!ep->inherited)
+		epoll_kernel_ctl(ep->inner, EPOLL_CTL_DEL, it->fd, 0, 0);
+	item_free(ep, it);
+}
+
+static bool add_parked(struct instance *ep, int fd, struct item *it, const struct epoll_event *e)
+{
+	if (fd_conn(fd) != conn_of(it) || !stream_bound(conn_of(it)) || e->events & EPOLLEXCLUSIVE) {
+		unpark(ep, it);
+		return false;
+	}
+	it->kind = ITEM_MOVED;
+	renew(ep, it, e);
+	return true;
+}
+
+#define NOT_WATCHED 1 // the kernel watches it, and we cannot: it must stay on TCP
+
+static int add_conn(struct instance *ep, int epfd, struct item *it)
+{
+	struct rlm_conn *c;
+	struct rlm_bound *b;
+	bool moved = true;
+
+	it->conn = fd_entry(it->fd) & FD_VALUE_MASK;
+	c = conn_of(it);
+	b = ready_hold(c);
+	if (b) {
+		moved = move_in(ep, epfd, it, b, true);
+		set_changed(ep);
+		ready_release(c);
+	}
+	return moved ? 0 : NOT_WATCHED;
+}
+
+static int add(struct instance *ep, int epfd, int fd, const struct epoll_event *e, uint32_t kind)
+{
+	struct epoll_event copy = *e;
+	struct item *it = item_of(ep, fd);
+
+	if (it && it->kind == ITEM_MOVED)
+		return -EEXIST;
+	if (it && it->kind == ITEM_PARKED && add_parked(ep, fd, it, e))
+		return 0;
+	if (REAL(epoll_ctl)(epfd, EPOLL_CTL_ADD, fd, &copy) < 0)
+		return -errno;
+	it = item_new(ep, fd, e, kind == FD_EPOLL ? ITEM_NESTED : kind == FD_UNKNOWN ? ITEM_KERNEL : ITEM_PLAIN);
+	if (!it)
+		return NOT_WATCHED;
+	return kind == FD_CONN ? add_conn(ep, epfd, it) : 0;
+}
+
+static int modify(struct instance *ep, int epfd, int fd, const struct epoll_event *e)
+{
+	struct epoll_event copy = *e;
+	struct item *it = item_of(ep, fd);
+
+	if (it && it->kind == ITEM_MOVED) {
+		if (e->events & EPOLLEXCLUSIVE || it->events & EPOLLEXCLUSIVE)
+			return -EINVAL;
+		renew(ep, it, e);
+		return 0;
+	}
+	if (REAL(epoll_ctl)(epfd, EPOLL_CTL_MOD, fd, &copy) < 0)
+		return -errno;
+	if (it) {
+		it->events = e->events;
+		it->data = e->data.u64;
+		it->disabled = false;
+	}
+	return 0;
+}
+
+static int remove_item(struct instance *ep, int epfd, int fd)
+{
+	struct item *it = item_of(ep, fd);
+
+	if (it && it->kind == ITEM_MOVED) {
+		if (!ep->shared) {
+			park(ep, it);
+			return 0;
+		}
+		epoll_kernel_ctl(ep->inner, EPOLL_CTL_DEL, fd, 0, 0); // the other processes see that, too
+		item_free(ep, it);
+		return 0;
+	}
+	if (REAL(epoll_ctl)(epfd, EPOLL_CTL_DEL, fd, NULL) < 0)
+		return -errno;
+	if (it)
+		item_free(ep, it);
+	return 0;
+}
+
+// A descriptor that we never saw may be anything.
+static bool is_epoll(int fd)
+{
+	static const char wanted[] = "anon_inode:[eventpoll]";
+	char path[40], target[64];
+	long n;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	n = sys_call4(SYS_readlinkat, -100 /* AT_FDCWD */, path, target, sizeof(target));
+	return n == (long)sizeof(wanted) - 1 && !memcmp(target, wanted, (size_t)n);
+}
+
+// What we cannot follow stays on TCP, or goes back to it.
+static void give_up_socket(int fd)
+{
+	struct rlm_conn *c = fd_conn(fd);
+	uint32_t entry = fd_entry(fd);
+
+	if (c)
+		stream_to_kernel(c, fd, RLM_WHY_LIMIT);
+	else if (entry >> FD_VALUE_BITS == FD_SOCKET)
+		fd_set_entry(fd, FD_SOCKET, (entry & FD_VALUE_MASK) | SOCKET_BARRED);
+}
+
+// One that was made where we did not see it. NULL: we cannot follow it, and what is put into it.
+static struct instance *inherited_instance(int epfd, int fd)
+{
+	struct instance *ep;
+
+	if (!is_epoll(epfd))
+		return NULL;
+	ep = instance_new(epfd);
+	if (ep)
+		ep->shared = true;
+	else
+		give_up_socket(fd); // too many instances
+	return ep;
+}
+
+static int control(struct instance *ep, int epfd, int op, int fd, struct epoll_event *event, uint32_t kind)
+{
+	int r;
+
+	rlm_lock_take(&ep->lock);
+	if (op == EPOLL_CTL_ADD)
+		r = add(ep, epfd, fd, event, kind);
+	else if (op == EPOLL_CTL_MOD)
+		r = modify(ep, epfd, fd, event);
+	else if (op == EPOLL_CTL_DEL)
+		r = remove_item(ep, epfd, fd);
+	else
+		r = -EINVAL;
+	rlm_lock_drop(&ep->lock);
+	return r;
+}
+
+RLM_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
+{
+	struct instance *ep = instance_of(epfd);
+	uint32_t kind = fd_entry(fd) >> FD_VALUE_BITS;
+	bool socket = kind == FD_CONN || kind == FD_SOCKET;
+	int r;
+
+	if (kind == FD_INTERNAL) {
+		errno = EBADF;
+		return -1;
+	}
+	if (!ep && op == EPOLL_CTL_ADD && socket && fdtable)
+		ep = inherited_instance(epfd, fd);
+	if (!ep || !fdtable || (unsigned)fd >= FDTABLE_SIZE || (!event && op != EPOLL_CTL_DEL))
+		return REAL(epoll_ctl)(epfd, op, fd, event);
+	r = control(ep, epfd, op, fd, event, kind);
+	if (r == NOT_WATCHED) {
+		give_up_socket(fd);
+		r = 0;
+	}
+	return (int)rlm_result(r);
+}
+
+// --- what happens to the sockets ---
+
+// The items of a connection, one after the other: at its one descriptor, or wherever they are.
+static struct item *next_of_conn(struct instance *ep, struct rlm_conn *c, struct item *last)
+{
+	bool many = ep->orphans || atomic_load_explicit(&c->refs, memory_order_relaxed) > 1;
+	uint32_t wanted = fd_make_entry(FD_CONN, conn_index(&arena, c));
+
+	if (!many)
+		return last ? NULL : item_of(ep, fd_of_conn(c));
+	for (uint32_t i = last ? (uint32_t)item_index(ep, last) : 0; i < ep->used; i++) {
+		struct item *it = &ep->items[i];
+
+		if (it->kind != ITEM_FREE && (it->fd >= 0 ? fd_entry(it->fd) == wanted : it->conn == conn_index(&arena, c)))
+			return it;
+	}
+	return NULL;
+}
+
+static bool bind_items(struct instance *ep, int epfd, struct rlm_conn *c, struct rlm_bound *b)
+{
+	for (struct item *it = next_of_conn(ep, c, NULL); it; it = next_of_conn(ep, c, it)) {
+		if (it->kind != ITEM_PLAIN)
+			continue;
+		it->conn = conn_index(&arena, c);
+		if (!move_in(ep, epfd, it, b, false))
+			return false;
+		wake_sleepers(ep);
+	}
+	return true;
+}
+
+bool epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b)
+{
+	bool good = true;
+
+	for (uint32_t i = 0; i < instances_end(); i++) {
+		struct instance *ep = instance_at(i);
+		int epfd;
+
+		if (!ep || (epfd = instance_fd(ep, i)) < 0)
+			continue;
+		rlm_lock_take(&ep->lock);
+		good &= bind_items(ep, epfd, c, b);
+		rlm_lock_drop(&ep->lock);
+	}
+	return good;
+}
+
+void epoll_conn_unbinds(struct rlm_conn *c)
+{
+	for (uint32_t i = 0; i < instances_end(); i++) {
+		struct instance *ep = instance_at(i);
+		int epfd;
+
+		if (!ep || !ep->moved || (epfd = instance_fd(ep, i)) < 0)
+			continue;
+		rlm_lock_take(&ep->lock);
+		for (struct item *it = next_of_conn(ep, c, NULL); it; it = next_of_conn(ep, c, it))
+			if (item_is_in_inner(it))
+				move_out(ep, epfd, it);
+		rlm_lock_drop(&ep->lock);
+	}
+}
+
+void epoll_conn_leaves(struct rlm_conn *c)
+{
+	for (uint32_t i = 0; i < instances_end(); i++) {
+		struct instance *ep = instance_at(i);
+
+		if (!ep || !ep->moved)
+			continue;
+		rlm_lock_take(&ep->lock);
+		for (uint32_t k = 0; k < ep->used; k++)
+			if (item_is_in_inner(&ep->items[k]) && conn_of(&ep->items[k]) == c)
+				item_leaves(ep, &ep->items[k]);
+		set_changed(ep);
+		rlm_lock_drop(&ep->lock);
+	}
+}
+
+void epoll_wait_for_lookers(void)
+{
+	for (uint32_t i = 0; i < instances_end(); i++) {
+		struct instance *ep = instance_at(i);
+
+		if (!ep)
+			continue;
+		rlm_lock_take(&ep->lock);
+		rlm_lock_drop(&ep->lock);
+	}
+}
+
+// The kernel goes on reporting a registration whose number was closed while another descriptor of the socket lives.
+static void number_closes(struct instance *ep, struct item *it, struct rlm_conn *c, bool others)
+{
+	if (it->kind == ITEM_MOVED && others) {
+		item_orphan(ep, it);
+	} else if (it->kind == ITEM_PARKED && others) {
+		unpark(ep, it);
+	} else {
+		if (others && it->kind == ITEM_PLAIN) // could not be taken out of E any more
+			atomic_fetch_or_explicit(&c->flags, RLM_CONN_BARRED, memory_order_relaxed);
+		item_free(ep, it);
+	}
+}
+
+void epoll_forget_conn(int fd, struct rlm_conn *c)
+{
+	bool others = atomic_load_explicit(&c->refs, memory_order_relaxed) > 1 && fd_count_of_conn(c) > 1;
+
+	for (uint32_t i = 0; i < instances_end(); i++) {
+		struct instance *ep = instance_at(i);
+		struct item *it;
+
+		if (!ep)
+			continue;
+		rlm_lock_take(&ep->lock);
+		it = item_of(ep, fd);
+		if (it)
+			number_closes(ep, it, c, others);
+		for (uint32_t k = 0; ep->orphans && !others && k < ep->used; k++)
+			if (ep->items[k].kind == ITEM_MOVED && ep->items[k].fd < 0 && conn_of(&ep->items[k]) == c)
+				item_free(ep, &ep->items[k]);
+		rlm_lock_drop(&ep->lock);
+	}
+}
+
+void epoll_forget(uint32_t index)
+{
+	struct instance *ep = instance_at(index);
+
+	if (ep)
+		instance_free(ep);
+}
+
+void epoll_duplicated(uint32_t index)
+{
+	struct instance *ep = instance_at(index);
+
+	if (ep)
+		atomic_fetch_add_explicit(&ep->refs, 1, memory_order_relaxed);
+}
+
+// --- fork ---
+
+void epoll_fork_prepare(void)
+{
+	instances_lock_all();
+}
+
+void epoll_fork_parent(void)
+{
+	instances_unlock_all();
+}
+
+// What our copies say of listening is the parent's: in shared memory it counts once. The kernel's instances are shared too, so that closing
+// a descriptor here must not take it out of them.
+static void inherit(struct instance *ep)
+{
+	ep->inherited = true;
+	ep->sleepers = 0;
+	ep->armed = 0;
+	for (uint32_t i = 0; i < ep->used; i++) {
+		struct item *it = &ep->items[i];
+
+		it->armed = false;
+		if (it->kind == ITEM_MOVED)
+			item_heat(ep, it);
+	}
+}
+
+void epoll_fork_child(void)
+{
+	instances_unlock_child();
+	for (uint32_t i = 0; i < instances_end(); i++) {
+		struct instance *ep = instance_at(i);
+
+		if (ep)
+			inherit(ep);
+	}
+}

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The tables of an epoll instance. See epoll_set.h.
+#include "epoll_set.h"
+
+#include <sys/mman.h>
+
+#define INSTANCES 1024u
+
+static struct instance instances[INSTANCES]; // in use while refs is not 0
+static struct rlm_lock instances_lock;
+static _Atomic uint32_t instances_used;
+
+uint64_t inner_tag;
+
+long epoll_kernel_ctl(int epfd, int op, int fd, uint32_t events, uint64_t data)
+{
+	struct epoll_event e = {.events = events, .data.u64 = data};
+
+	return sys_call4(SYS_epoll_ctl, epfd, op, fd, &e);
+}
+
+// Makes room for `wanted` entries, zeros behind the old ones. false: no memory, all is as it was.
+static bool grow(void **table, uint32_t *size, uint32_t wanted, size_t entry)
+{
+	uint32_t n = *size ? *size : 64;
+	long p;
+
+	if (wanted <= *size)
+		return true;
+	while (n < wanted)
+		n *= 2;
+	if (*table)
+		p = sys_call4(SYS_mremap, *table, *size * entry, n * entry, MREMAP_MAYMOVE);
+	else
+		p = sys_call6(SYS_mmap, 0, n * entry, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p < 0 && p > -4096)
+		return false;
+	*table = (void *)p;
+	*size = n;
+	return true;
+}
+
+static void drop_table(void *table, uint32_t size, size_t entry)
+{
+	if (table)
+		sys_call2(SYS_munmap, table, size * entry);
+}
+
+// --- instances ---
+
+struct instance *instance_at(uint32_t index)
+{
+	return index < INSTANCES && atomic_load_explicit(&instances[index].refs, memory_order_acquire) ?
+		       &instances[index] :
+		       NULL;
+}
+
+struct instance *instance_of(int epfd)
+{
+	uint32_t entry = fd_entry(epfd);
+
+	return entry >> FD_VALUE_BITS == FD_EPOLL ? instance_at(entry & FD_VALUE_MASK) : NULL;
+}
+
+uint32_t instances_end(void)
+{
+	return atomic_load_explicit(&instances_used, memory_order_acquire);
+}
+
+struct instance *instance_new(int epfd)
+{
+	struct instance *ep = NULL;
+	uint32_t i;
+
+	rlm_lock_take(&instances_lock);
+	if (!inner_tag)
+		sys_call3(SYS_getrandom, &inner_tag, sizeof(inner_tag), 0);
+	for (i = 0; i < INSTANCES && instances[i].refs; i++)
+		;
+	if (i < INSTANCES) {
+		ep = &instances[i];
+		memset(ep, 0, sizeof(*ep));
+		ep->fd = epfd;
+		ep->inner = ep->more = -1;
+		wake_spin_init(&ep->spin);
+		atomic_store_explicit(&ep->refs, 1, memory_order_release);
+		if (i >= instances_used)
+			instances_used = i + 1;
+		fd_set_entry(epfd, FD_EPOLL, i);
+	}
+	rlm_lock_drop(&instances_lock);
+	return ep;
+}
+
+// One of its descriptors was closed.
+void instance_free(struct instance *ep)
+{
+	rlm_lock_take(&instances_lock);
+	if (ep->refs > 1) {
+		ep->refs--;
+		rlm_lock_drop(&instances_lock);
+		return;
+	}
+	rlm_lock_take(&ep->lock);
+	for (uint32_t i = 0; i < ep->used; i++)
+		item_disarm(ep, &ep->items[i]);
+	rlm_lock_drop(&ep->lock);
+	fd_close_internal(ep->inner);
+	fd_close_internal(ep->more);
+	drop_table(ep->items, ep->items_size, sizeof(*ep->items));
+	drop_table(ep->by_fd, ep->by_fd_size, sizeof(*ep->by_fd));
+	drop_table(ep->stash, ep->stash_size, sizeof(*ep->stash));
+	atomic_store_explicit(&ep->refs, 0, memory_order_release);
+	rlm_lock_drop(&instances_lock);
+}
+
+int instance_fd(struct instance *ep, uint32_t index)
+{
+	uint32_t wanted = fd_make_entry(FD_EPOLL, index);
+
+	if (fd_entry(ep->fd) == wanted)
+		return ep->fd;
+	for (int fd = 0; fd <= fd_highest(); fd++)
+		if (fd_entry(fd) == wanted)
+			return ep->fd = fd;
+	return -1;
+}
+
+// For fork.
+void instances_lock_all(void)
+{
+	rlm_lock_take(&instances_lock);
+	for (uint32_t i = 0; i < instances_used; i++)
+		if (instances[i].refs) {
+			rlm_lock_take(&instances[i].lock);
+			instances[i].shared = true;
+		}
+}
+
+void instances_unlock_all(void)
+{
+	for (uint32_t i = 0; i < instances_used; i++)
+		if (instances[i].refs)
+			rlm_lock_drop(&instances[i].lock);
+	rlm_lock_drop(&instances_lock);
+}
+
+// Their owner does not exist in the child.
+void instances_unlock_child(void)
+{
+	atomic_store_explicit(&instances_lock.word, 0, memory_order_relaxed);
+	for (uint32_t i = 0; i < instances_used; i++)
+		atomic_store_explicit(&instances[i].lock.word, 0, memory_order_relaxed);
+}
+
+// --- items ---
+
+struct item *item_of(struct instance *ep, int fd)
+{
+	return fd >= 0 && (uint32_t)fd < ep->by_fd_size && ep->by_fd[fd] ? &ep->items[ep->by_fd[fd] - 1] : NULL;
+}
+
+int item_fd(const struct item *it)
+{
+	if (it->fd >= 0)
+		return fd_conn(it->fd) == conn_of(it) ? it->fd : -1;
+	return fd_of_conn(conn_of(it));
+}
+
+struct item *item_of_bell(struct instance *ep, int doorbell)
+{
+	return item_of(ep, doorbell);
+}
+
+struct item *item_of_tag(struct instance *ep, uint64_t tag)
+{
+	uint32_t index = (uint32_t)tag;
+	struct item *it = index && index <= ep->used ? &ep->items[index - 1] : NULL;
+
+	return it && item_is_in_inner(it) && it->serial == tag >> 32 ? it : NULL;
+}
+
+struct item *item_new(struct instance *ep, int fd, const struct epoll_event *e, enum item_kind kind)
+{
+	struct item *it = item_of(ep, fd);
+
+	if (it)
+		item_free(ep, it); // left behind by a file that is closed
+	if (!grow((void **)&ep->by_fd, &ep->by_fd_size, (uint32_t)fd + 1, sizeof(*ep->by_fd)))
+		return NULL;
+	if (ep->free) {
+		it = &ep->items[ep->free - 1];
+		ep->free = it->next;
+	} else {
+		if (!grow((void **)&ep->items, &ep->items_size, ep->used + 1, sizeof(*ep->items)))
+			return NULL;
+		it = &ep->items[ep->used++];
+	}
+	*it = (struct item){.kind = (uint8_t)kind,
+			    .fd = fd,
+			    .serial = ++ep->serial & 0x7fffffff,
+			    .events = e->events,
+			    .conn = UINT32_MAX,
+			    .data = e->data.u64,
+			    .bell = -1};
+	ep->by_fd[fd] = item_index(ep, it);
+	ep->others++;
+	if (kind == ITEM_NESTED) {
+		it->next = ep->nested;
+		ep->nested = item_index(ep, it);
+	}
+	return it;
+}
+
+static void hot_remove(struct instance *ep, struct item *it)
+{
+	int *at = &ep->hot;
+
+	if (!it->hot)
+		return;
+	while (*at != item_index(ep, it))
+		at = &ep->items[*at - 1].next_hot;
+	*at = it->next_hot;
+	it->hot = false;
+}
+
+static void bell_remove(struct instance *ep, struct item *it)
+{
+	int *at;
+
+	if (it->bell < 0)
+		return;
+	at = &ep->by_fd[it->bell];
+	while (*at && *at != item_index(ep, it))
+		at = &ep->items[*at - 1].next_bell;
+	if (*at)
+		*at = it->next_bell;
+	it->bell = -1;
+}
+
+void item_leaves(struct instance *ep, struct item *it)
+{
+	item_heat(ep, it); // disarms
+	bell_remove(ep, it);
+	it->ask_kernel = true;
+}
+
+static void nested_remove(struct instance *ep, struct item *it)
+{
+	int *at = &ep->nested;
+
+	while (*at != item_index(ep, it))
+		at = &ep->items[*at - 1].next;
+	*at = it->next;
+}
+
+void item_free(struct instance *ep, struct item *it)
+{
+	item_give_back(ep, it);
+	if (it->kind == ITEM_NESTED)
+		nested_remove(ep, it);
+	ep->others--;
+	if (it->fd >= 0)
+		ep->by_fd[it->fd] = 0;
+	else
+		ep->orphans--;
+	it->kind = ITEM_FREE;
+	it->next = ep->free;
+	ep->free = item_index(ep, it);
+}
+
+void item_orphan(struct instance *ep, struct item *it)
+{
+	ep->by_fd[it->fd] = 0;
+	it->fd = -1;
+	ep->orphans++;
+}
+
+bool item_take(struct instance *ep, struct item *it, int doorbell)
+{
+	if (!grow((void **)&ep->by_fd, &ep->by_fd_size, (uint32_t)(doorbell + 1), sizeof(*ep->by_fd)))
+		return false;
+	it->kind = ITEM_MOVED;
+	it->bell = doorbell;
+	if (doorbell >= 0) {
+		it->next_bell = ep->by_fd[doorbell];
+		ep->by_fd[doorbell] = item_index(ep, it);
+	}
+	it->ask_kernel = true;
+	ep->moved++;
+	ep->moves++;
+	ep->others--;
+	return true;
+}
+
+void item_give_back(struct instance *ep, struct item *it)
+{
+	if (!item_is_in_inner(it))
+		return;
+	item_disarm(ep, it);
+	hot_remove(ep, it);
+	bell_remove(ep, it);
+	it->kind = ITEM_PLAIN;
+	ep->moved--;
+	ep->others++;
+}
+
+void item_disarm(struct instance *ep, struct item *it)
+{
+	struct rlm_bound *b;
+
+	if (!it->armed)
+		return;
+	b = stream_bound(conn_of(it));
+	if (b)
+		ready_unlisten(b, it->listening);
+	ready_release(conn_of(it));
+	it->armed = false;
+	ep->armed--;
+}
+
+void item_heat(struct instance *ep, struct item *it)
+{
+	item_disarm(ep, it);
+	it->idle = 0;
+	if (it->hot)
+		return;
+	it->hot = true;
+	it->next_hot = ep->hot;
+	ep->hot = item_index(ep, it);
+}
+
+void item_arm(struct instance *ep, struct item *it)
+{
+	struct rlm_bound *b;
+
+	hot_remove(ep, it);
+	if (it->armed || it->disabled)
+		return;
+	b = ready_hold_to_sleep(conn_of(it));
+	if (!b)
+		return;
+	it->listening = it->events & (EPOLL_READABLE | EPOLL_WRITABLE | EPOLLRDHUP);
+	ready_listen(b, it->listening);
+	it->armed = true;
+	ep->armed++;
+}
+
+// --- the stash ---
+
+void stash_put(struct instance *ep, const struct epoll_event *e)
+{
+	if (grow((void **)&ep->stash, &ep->stash_size, ep->stash_used + 1, sizeof(*ep->stash)))
+		ep->stash[ep->stash_used++] = *e;
+}
+
+int stash_get(struct instance *ep, struct epoll_event *out, int max)
+{
+	int n = ep->stash_used < (uint32_t)max ? (int)ep->stash_used : max;
+
+	if (!n)
+		return 0;
+	memcpy(out, ep->stash, (size_t)n * sizeof(*out));
+	ep->stash_used -= (uint32_t)n;
+	memmove(ep->stash, ep->stash + n, ep->stash_used * sizeof(*out));
+	return n;
+}
