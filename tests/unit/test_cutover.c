@@ -941,9 +941,9 @@ static bool pay_debts(struct end *e)
 static void random_stream(uint64_t seed)
 {
 	struct mind m = {.random = seed, .ends = 20, .asks = 30};
-	bool paid[2] = {false, false};
+	bool paid[2] = {false, false}, dies = seed % 3 == 0; // S, whatever it owes
 
-	if (seed % 100 == 0) // slow: the window opens by probes
+	if (seed % (dies ? 20 : 100) == 0) // slow: the window opens by probes
 		for (int i = 0; i < 2; i++)
 			tcp_set_buffers(p.end[i].fd, 5000);
 	for (int step = 0; step < 300; step++) {
@@ -958,7 +958,7 @@ static void random_stream(uint64_t seed)
 	m.ending = true;
 	for (uint64_t start = now_ms(); !S->eof || !R->eof;) {
 		for (unsigned i = 0; i < 2; i++) {
-			if (!paid[i] && pay_debts(&p.end[i])) {
+			if (!paid[i] && ((dies && i == 0) || pay_debts(&p.end[i]))) {
 				paid[i] = true;
 				shutdown(p.end[i].fd, SHUT_WR);
 				p.end[i].b.tx_dead = 1;
