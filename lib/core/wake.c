@@ -34,8 +34,10 @@ void wake_own(struct rlm_bound *b)
 {
 	const uint64_t one = 1;
 
-	atomic_thread_fence(memory_order_seq_cst); // pairs with wake_listen()
-	if (atomic_load_explicit(&b->tx.mine->waiting, memory_order_relaxed) & (RLM_WAIT_RX_FD | RLM_WAIT_TX_FD))
+	// Pairs with the fence in wake_listen(): whoever comes later sees the change itself.
+	atomic_thread_fence(memory_order_seq_cst);
+	if (b->doorbell_mine >= 0 &&
+	    atomic_load_explicit(&b->tx.mine->waiting, memory_order_relaxed) & (RLM_WAIT_RX_FD | RLM_WAIT_TX_FD))
 		sys_write(b->doorbell_mine, &one, sizeof(one));
 }
 

@@ -49,6 +49,7 @@ int worker_connect(struct worker *worker, uint32_t *record)
 		worker_fail(board, "out of records");
 	board->record[number].kills = board->server_kills[worker->pair];
 	board->record[number].seed = mix(worker->seed + number) | 1;
+	board->record[number].end[CLIENT].incarnation = worker->self; // the server may see us killed before we have a flow
 	info = worker_address(worker);
 	fd = socket(info->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
