@@ -19,7 +19,7 @@
 //   epoch      owner: the binding this slot's contents belong to equality only; fields of another epoch are not read
 //   tx_round   owner: 2r-1 = round r is carried by the ring, 2r = round r has ended (see cutover.h)
 //   rx_ready   owner: it can take round r from the ring
-//   rx_ask     owner: it asks to get round r back on TCP, from its tail on
+//   rx_ask     owner: it asks to get round r back on TCP, from its tail on; RLM_ASK_LEFT: it has closed
 //   rx_leave   owner: it asks that round r end
 //   cut        owner: TCP byte count at which the current round begins
 //   end        owner: ring position at which the last round ended, RLM_END_VOID: it never really began
@@ -86,6 +86,7 @@ static_assert(sizeof(struct rlm_region_shared) <= RLM_SLOTS_OFFSET, "header fits
 static_assert(RLM_SLOTS_MAX * sizeof(struct rlm_slot_shared) % 4096 == 0, "slot table fills whole pages");
 
 #define RLM_END_VOID UINT64_MAX
+#define RLM_ASK_LEFT UINT32_MAX
 
 // Frames that a sender puts on TCP while its direction is carried by a ring. Between byte `cut` and the last byte
 // of END the TCP stream contains nothing else.

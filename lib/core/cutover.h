@@ -27,6 +27,8 @@ void cutover_tx_end(struct rlm_bound *b);
 void cutover_tx_pay(struct rlm_bound *b, int fd);
 // tx_lock. true: TCP has not taken all frames or bytes that come before the next payload.
 bool cutover_tx_owes(const struct rlm_bound *b);
+// The receiver has closed: only TCP can answer now. wake_ring_bell() clears tx_fast then.
+bool cutover_tx_peer_left(const struct rlm_bound *b);
 // tx_lock. true: nothing of this direction is on the ring or owed.
 bool cutover_tx_is_plain(const struct rlm_bound *b);
 
@@ -55,6 +57,8 @@ int64_t rx_take(struct rlm_bound *b, int fd, void *data, uint64_t n, bool peek);
 void cutover_rx_ask(struct rlm_bound *b);
 // rx_lock. Asks the sender to end the round where it is: what is in the ring is taken from there as before.
 void cutover_rx_leave(struct rlm_bound *b);
+// rx_lock. This end closes: tells the sender, who would go on filling the ring until the news comes over TCP.
+void cutover_rx_left(struct rlm_bound *b);
 bool cutover_rx_is_plain(const struct rlm_bound *b);
 // The same, and the slot is needed no more: what was asked back has arrived.
 bool cutover_rx_is_settled(const struct rlm_bound *b, int fd);

@@ -173,6 +173,16 @@ void cutover_rx_leave(struct rlm_bound *b)
 	wake_all(b);
 }
 
+void cutover_rx_left(struct rlm_bound *b)
+{
+	struct rlm_slot_shared *mine = b->rx.mine;
+	uint32_t w = atomic_load_explicit(&mine->waiting, memory_order_relaxed);
+
+	atomic_store_explicit(&mine->rx_ask, RLM_ASK_LEFT, memory_order_relaxed);
+	// As if somebody slept here: a sender looks at `waiting` each time, and at nothing else.
+	atomic_store_explicit(&mine->waiting, (w + RLM_WAIT_SEQUENCE) | RLM_WAIT_RX_FUTEX, memory_order_release);
+}
+
 // READY: has the sender cut? Only when no thread is in the kernel can it be told what was taken so far.
 static enum rx_way leave_ready(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
@@ -400,6 +410,8 @@ enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t
 			if (b->drain)
 				return RX_WAY_LIMIT;
 			set_state(b, RX_RING);
+			// The frame is of no more use. If it lay in the socket when the process is killed, the kernel would answer with a reset.
+			cutover_rx_look_at_tcp(b, fd);
 			break;
 		case RX_RING:
 			way = from_ring(b, fd, available);

@@ -153,6 +153,11 @@ static void end_at(struct rlm_bound *b, uint64_t end)
 	wake_own(b); // room is TCP's affair again
 }
 
+bool cutover_tx_peer_left(const struct rlm_bound *b)
+{
+	return peer_is_bound(b) && atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == RLM_ASK_LEFT;
+}
+
 void cutover_tx_end(struct rlm_bound *b)
 {
 	if (b->tx_state == TX_RING)
@@ -175,7 +180,7 @@ static void end_if_wanted(struct rlm_bound *b)
 {
 	if (peer_is_bound(b) && atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == b->tx_round)
 		give_back(b);
-	else if (b->tx_stop || (peer_is_bound(b) && cutover_tx_is_asked(b)))
+	else if (b->tx_stop || (peer_is_bound(b) && cutover_tx_is_asked(b)) || cutover_tx_peer_left(b))
 		cutover_tx_end(b);
 }
 

@@ -13,6 +13,8 @@ void wake_ring_bell(struct rlm_bound *b, uint32_t seen, uint32_t bits)
 	struct rlm_slot_shared *mine = b->tx.mine;
 
 	seen &= bits;
+	if (atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == RLM_ASK_LEFT)
+		atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed); // the sender looks again, see cutover_tx_peer_left()
 	// Pairs with the waiter's load of `bell` before it listened: its futex sees another value or gets the wake.
 	atomic_fetch_add_explicit(&mine->bell, 1, memory_order_seq_cst);
 	if (seen & (RLM_WAIT_RX_FUTEX | RLM_WAIT_TX_FUTEX))

@@ -162,6 +162,8 @@ void stream_leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	eat_frames(c, b, fd);
 	if (has_unread(b))
 		sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	if (!b->gone)
+		cutover_rx_left(b);
 	if (b->stash)
 		sys_call2(SYS_munmap, b->stash, b->stash_size);
 	b->stash = NULL;

@@ -165,6 +165,20 @@ static int64_t forbidden_flags(struct rlm_conn *c, int fd, struct load *load, ui
 	return kernel_send(c, fd, load, total, flags, false);
 }
 
+// tx_lock. The bytes were put into the ring of a receiver who has closed. TCP may know: then its answer is that of this call. Else they are
+// the first that a closed receiver is sent, and the END makes its kernel answer.
+static int64_t sent_too_late(struct rlm_conn *c, struct rlm_bound *b, int fd, int flags, int64_t done)
+{
+	if (sys_poll_now(fd, 0) & (POLLERR | POLLHUP)) {
+		b->tx_dead = 1;
+		if (REAL(send)(fd, NULL, 0, flags) < 0)
+			return -errno;
+	}
+	cutover_tx(c, b, fd, false);
+	stream_note_tx(c, b);
+	return done;
+}
+
 static void be_user(struct rlm_conn *c, bool *user)
 {
 	if (!*user)
@@ -224,6 +238,8 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 			if (__builtin_expect(b->tx_budget != 0, 0))
 				spend_budget(c, b, fd, (uint64_t)n);
 			if (done == total || load->more) {
+				if (!atomic_load_explicit(&b->tx_fast, memory_order_relaxed) && cutover_tx_peer_left(b))
+					done = (uint64_t)sent_too_late(c, b, fd, flags, (int64_t)done);
 				rlm_lock_drop(&c->tx_lock);
 				return (int64_t)done;
 			}
