@@ -217,6 +217,11 @@ void binding_offer(struct rlm_conn *c)
 
 	if (flags & (RLM_CONN_BARRED | RLM_CONN_HELD | RLM_CONN_CLOSING | RLM_CONN_OFFERED) || c->bound)
 		return;
+	if (naming) { // a message that came meanwhile led here: one at a time, the ticket is the same
+		set_flags(c, RLM_CONN_QUEUED);
+		helper_retry(c, 1);
+		return;
+	}
 	if (location->quiesce) {
 		set_flags(c, RLM_CONN_QUEUED);
 		set_why(c, RLM_WHY_MIGRATING);

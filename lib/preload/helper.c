@@ -52,6 +52,8 @@ static struct {
 		uint64_t at_ms;
 	} retries[RETRIES];
 	uint32_t tid;
+	sigset_t mask; // of the thread that started it
+	uint64_t next_start_ms;
 } helper = {.wake_fd = -1, .epoll_fd = -1, .broker = -1};
 
 static _Atomic uint32_t pinned;        // index of a connection + 1
@@ -113,8 +115,6 @@ static struct rlm_conn_ref conn_ref(const struct rlm_conn *c)
 	return (struct rlm_conn_ref){conn_index(&arena, c), conn_generation(&arena, c)};
 }
 
-// --- queue ---
-
 static void poke(void)
 {
 	const uint64_t one = 1;
@@ -122,21 +122,54 @@ static void poke(void)
 	sys_write(helper.wake_fd, &one, sizeof(one));
 }
 
-static void enqueue(const struct job *job)
+// --- the end of all other threads ---
+
+static _Atomic bool main_ended;
+
+void helper_main_thread_ends(void)
+{
+	atomic_store_explicit(&main_ended, true, memory_order_seq_cst);
+	if (atomic_load_explicit(&helper_running, memory_order_acquire))
+		poke();
+}
+
+// The main thread stays as a zombie until the process ends.
+static bool is_last_thread(void)
+{
+	char text[512], *after, state = 0;
+	int fd = (int)sys_call4(SYS_openat, AT_FDCWD, "/proc/self/stat", O_RDONLY | O_CLOEXEC, 0), threads = 0;
+	long n = fd < 0 ? -1 : sys_read(fd, text, sizeof(text) - 1);
+
+	if (fd >= 0)
+		sys_close(fd);
+	text[n > 0 ? n : 0] = 0;
+	after = strrchr(text, ')');
+	return after &&
+	       sscanf(after, ") %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %d", &state, &threads) == 2 &&
+	       state == 'Z' && threads == 2;
+}
+
+// --- queue ---
+
+// false: there is no helper to do it.
+static bool enqueue(const struct job *job)
 {
 	helper_ensure();
 	for (;;) {
+		if (!atomic_load_explicit(&helper_running, memory_order_acquire))
+			return false;
 		rlm_lock_take(&helper.lock);
 		if (helper.put - helper.taken < JOBS)
 			break;
 		rlm_lock_drop(&helper.lock);
 		if (rlm_tid() == helper.tid)
-			return; // cannot wait for itself; the broker learns of it at the end of the session
+			return true; // cannot wait for itself; the broker learns of it at the end of the session
 		sys_call0(SYS_sched_yield);
 	}
 	helper.jobs[helper.put++ % JOBS] = *job;
 	rlm_lock_drop(&helper.lock);
 	poke();
+	return true;
 }
 
 static bool dequeue(struct job *job)
@@ -178,7 +211,11 @@ void helper_offer(struct rlm_conn *c)
 	}
 	if (atomic_fetch_or_explicit(&c->flags, RLM_CONN_QUEUED, memory_order_relaxed) & RLM_CONN_QUEUED)
 		return;
-	enqueue(&job);
+	if (enqueue(&job))
+		return;
+	atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_QUEUED, memory_order_relaxed);
+	atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_LIMIT, memory_order_relaxed);
+	atomic_store_explicit(&c->calls, 0, memory_order_relaxed);
 }
 
 void helper_withdraw(uint32_t index, uint32_t generation)
@@ -236,12 +273,12 @@ bool helper_offer_outstanding(const struct rlm_conn *c)
 
 enum watch { WATCH_WAKE, WATCH_BROKER, WATCH_CONTROL, WATCH_CONN };
 
-static void watch(int fd, enum watch what, struct rlm_conn_ref ref, uint32_t events)
+static bool watch(int fd, enum watch what, struct rlm_conn_ref ref, uint32_t events)
 {
 	struct epoll_event e = {.events = events};
 
 	e.data.u64 = (uint64_t)what << 60 | (uint64_t)ref.index << 32 | ref.generation;
-	sys_call4(SYS_epoll_ctl, helper.epoll_fd, EPOLL_CTL_ADD, fd, &e);
+	return sys_call4(SYS_epoll_ctl, helper.epoll_fd, EPOLL_CTL_ADD, fd, &e) == 0;
 }
 
 void helper_watch_conn(struct rlm_conn *c, int fd)
@@ -398,6 +435,8 @@ static void run_retries(uint64_t now, uint64_t *next)
 	}
 }
 
+#define LAST_LOOK_MS 20u
+
 // What there is to do at a time, and how long until the next; -1: nothing.
 static int run_timers(void)
 {
@@ -423,6 +462,8 @@ static int run_timers(void)
 	}
 	if (helper.next_sweep_ms && helper.next_sweep_ms < next)
 		next = helper.next_sweep_ms;
+	if (atomic_load_explicit(&main_ended, memory_order_seq_cst) && now + LAST_LOOK_MS < next)
+		next = now + LAST_LOOK_MS;
 	if (next == UINT64_MAX)
 		return -1;
 	return next <= now ? 1 : (int)(next - now) + 1;
@@ -503,7 +544,7 @@ static void *helper_main(void *unused)
 	helper.tid = rlm_tid();
 	sys_call2(SYS_prctl, 15 /* PR_SET_NAME */, "rlm-helper");
 	binding_watch_inherited();
-	for (;;) {
+	while (!atomic_load_explicit(&main_ended, memory_order_seq_cst) || !is_last_thread()) {
 		int timeout = run_timers();
 
 		n = sys_call6(SYS_epoll_pwait, helper.epoll_fd, events, 64, timeout, NULL, 8);
@@ -511,32 +552,64 @@ static void *helper_main(void *unused)
 			on_event(&events[i]);
 		run_jobs();
 	}
+	// libc ends the process with its last thread, by exit(): the handlers run here.
+	atomic_store_explicit(&helper_running, 0, memory_order_release);
+	pthread_sigmask(SIG_SETMASK, &helper.mask, NULL);
 	return NULL;
 }
+
+static void close_descriptors(void)
+{
+	fd_close_internal(helper.broker);
+	fd_close_internal(helper.epoll_fd);
+	fd_close_internal(helper.wake_fd);
+	helper.broker = helper.epoll_fd = helper.wake_fd = -1;
+}
+
+static bool open_descriptors(void)
+{
+	int wake = (int)sys_call2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int ep = (int)sys_call1(SYS_epoll_create1, EPOLL_CLOEXEC);
+
+	helper.wake_fd = wake < 0 ? -1 : fd_make_internal(wake);
+	helper.epoll_fd = ep < 0 ? -1 : fd_make_internal(ep);
+	return wake >= 0 && ep >= 0 && watch(helper.wake_fd, WATCH_WAKE, (struct rlm_conn_ref){0, 0}, EPOLLIN);
+}
+
+static bool start_thread(void)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	sigset_t all;
+	int r;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &helper.mask);
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attr, 256 * 1024);
+	r = pthread_create(&thread, &attr, helper_main, NULL);
+	pthread_attr_destroy(&attr);
+	pthread_sigmask(SIG_SETMASK, &helper.mask, NULL);
+	return r == 0;
+}
+
+#define START_AGAIN_MS 1000
 
 void helper_start(void)
 {
 	int saved = errno;
-	sigset_t all, old;
-	pthread_attr_t attr;
-	pthread_t thread;
 
 	rlm_lock_take(&helper.lock);
-	if (helper_running)
+	if (helper_running || now_ms() < helper.next_start_ms)
 		goto out;
-	helper.wake_fd = fd_make_internal((int)sys_call2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK));
-	helper.epoll_fd = fd_make_internal((int)sys_call1(SYS_epoll_create1, EPOLL_CLOEXEC));
-	watch(helper.wake_fd, WATCH_WAKE, (struct rlm_conn_ref){0, 0}, EPOLLIN);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attr, 256 * 1024);
 	atomic_store_explicit(&helper_running, 1, memory_order_release);
-	if (pthread_create(&thread, &attr, helper_main, NULL))
-		log_error("cannot start the helper thread, connections stay on TCP");
-	pthread_attr_destroy(&attr);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (!open_descriptors() || !start_thread()) {
+		log_warn("cannot start the helper thread, connections stay on TCP");
+		close_descriptors();
+		helper.next_start_ms = now_ms() + START_AGAIN_MS;
+		atomic_store_explicit(&helper_running, 0, memory_order_release);
+	}
 out:
 	rlm_lock_drop(&helper.lock);
 	errno = saved;
@@ -548,14 +621,14 @@ void helper_fork_child(void)
 	atomic_store_explicit(&helper.lock.word, 0, memory_order_relaxed);
 	atomic_store_explicit(&pinned, 0, memory_order_relaxed);
 	atomic_store_explicit(&pinned_naming, 0, memory_order_relaxed);
+	atomic_store_explicit(&main_ended, false, memory_order_relaxed);
+	helper.next_start_ms = 0;
+	helper.tid = 0;
 	if (!atomic_load_explicit(&helper_running, memory_order_relaxed))
 		return;
-	fd_close_internal(helper.broker);
-	fd_close_internal(helper.epoll_fd);
-	fd_close_internal(helper.wake_fd);
+	close_descriptors();
 	fd_close_internal(arena.tickets_fd);
 	arena_drop_tickets(&arena);
-	helper.broker = helper.epoll_fd = helper.wake_fd = -1;
 	helper.put = helper.taken = 0;
 	helper.next_connect_ms = helper.next_idle_ms = helper.next_sweep_ms = 0;
 	memset(helper.retries, 0, sizeof(helper.retries));

@@ -28,6 +28,8 @@ void helper_wait_unpinned(const struct rlm_conn *c);
 // An offer of this connection may be on its way to the broker with a duplicate of the socket inside.
 bool helper_offer_outstanding(const struct rlm_conn *c);
 
+// The main thread calls pthread_exit(): the process has to end with its last own thread, not with ours.
+void helper_main_thread_ends(void);
 void helper_fork_child(void);
 bool helper_broker_exists(void);
 const char *helper_socket_path(void);

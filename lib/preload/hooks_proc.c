@@ -9,8 +9,10 @@
 #include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <threads.h>
 #include <unistd.h>
 
+#include "helper.h"
 #include "sys.h"
 
 bool hook_in_vfork(void)
@@ -81,6 +83,19 @@ RLM_EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
 }
 
 // --- the end ---
+
+RLM_EXPORT void pthread_exit(void *value)
+{
+	if (process_id && (int)rlm_tid() == process_id)
+		helper_main_thread_ends();
+	for (;;)
+		REAL(pthread_exit)(value);
+}
+
+RLM_EXPORT void thrd_exit(int value)
+{
+	pthread_exit((void *)(intptr_t)value);
+}
 
 // exit() and quick_exit() call this inside libc: init.c has registered with them.
 RLM_EXPORT void _exit(int status)

@@ -85,9 +85,14 @@ void stream_sweep(unsigned ms)
 
 bool stream_forked;
 
+#define ALONE_SWEEP_MS 20
+
 bool stream_is_alone(const struct rlm_conn *c)
 {
-	return !stream_forked || atomic_load_explicit(&c->refs, memory_order_relaxed) == fd_count_of_conn(c);
+	if (!stream_forked || atomic_load_explicit(&c->refs, memory_order_relaxed) == fd_count_of_conn(c))
+		return true;
+	stream_sweep(ALONE_SWEEP_MS); // the others may have gone
+	return atomic_load_explicit(&c->refs, memory_order_relaxed) == fd_count_of_conn(c);
 }
 
 static struct rlm_place child_place; // under the lock of epoll_fork_prepare()
@@ -166,14 +171,6 @@ static bool lock_to_keep(struct rlm_lock *lock)
 	return false;
 }
 
-static bool others_have_it(const struct rlm_conn *c)
-{
-	if (stream_is_alone(c))
-		return false;
-	stream_sweep(1);
-	return !stream_is_alone(c);
-}
-
 // Other threads may go on for a moment, and descriptors stay open: nobody gets the locks any more.
 void stream_before_exit(void)
 {
@@ -181,7 +178,7 @@ void stream_before_exit(void)
 		struct rlm_conn *c = fd_conn(fd);
 		struct rlm_bound *b;
 
-		if (!c || !stream_bound(c) || others_have_it(c))
+		if (!c || !stream_bound(c) || !stream_is_alone(c))
 			continue;
 		if (!lock_to_keep(&c->tx_lock) || !lock_to_keep(&c->rx_lock))
 			continue;

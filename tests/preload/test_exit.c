@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <limits.h>
 #include <sys/resource.h>
+#include <time.h>
 
 static char early_text[8];
 static int early_error;
@@ -163,6 +164,33 @@ static void main_thread_ends(void **state)
 	peer_finish(&peer);
 }
 
+static void *returns(void *arg)
+{
+	send_text(*(int *)arg, "last words");
+	return NULL;
+}
+
+static void leave_all_threads(int fd, void *arg)
+{
+	pthread_t thread;
+
+	leaving_fd = fd;
+	atexit(exit_handler);
+	pthread_create(&thread, NULL, returns, &leaving_fd);
+	pthread_exit(NULL);
+}
+
+// The process ends with its last thread, as if by exit().
+static void last_thread_ends(void **state)
+{
+	struct peer peer;
+
+	peer_start(&peer, *(int *)*state, leave_all_threads, NULL);
+	recv_text(peer.fd, "last wordsfrom exit handler, from destructor");
+	recv_end(peer.fd);
+	peer_finish(&peer);
+}
+
 // A daemon forks twice and closes its standard streams.
 static void daemon_body(int fd, void *arg)
 {
@@ -196,6 +224,7 @@ static void few_descriptors(void **state)
 	if (child == 0) {
 		struct pair p;
 		struct rlimit limit;
+		clock_t before;
 
 		pair_open(&p, family);
 		limit = (struct rlimit){p.b + 1, p.b + 1};
@@ -209,6 +238,10 @@ static void few_descriptors(void **state)
 			assert_that(wait_for(p.a, POLLIN, DEADLINE_MS));
 			recv_text(p.a, "def");
 		}
+		// Nor does it cost anything to be without.
+		before = clock();
+		nap_ms(300);
+		assert_that(clock() - before < CLOCKS_PER_SEC / 50);
 		_exit(0);
 	}
 	child_finish(child);
@@ -266,6 +299,7 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(exit_handlers_use_sockets),
     TEST_FAMILY(exit_with_threads),
     TEST_FAMILY(main_thread_ends),
+    TEST_FAMILY(last_thread_ends),
     TEST_FAMILY(daemonised),
     TEST_FAMILY(few_descriptors),
     TEST_SETTLED(libraries_come_and_go),
