@@ -29,8 +29,9 @@
 #define RLM_PROTO_H
 
 #include <stdint.h>
+#include <sys/ioctl.h>
 
-#define RLM_PROTO_VERSION 1u
+#define RLM_PROTO_VERSION 2u
 #define RLM_MSG_MAX 512u
 #define RLM_MSG_FDS_MAX 4u
 #define RLM_TEXT_CHUNK 480u
@@ -133,8 +134,16 @@ struct rlm_msg_link {
 	uint32_t side; // 0 or 1
 	uint32_t peer_pid;
 	uint64_t location; // of the receiver's domain when the link was made
+	uint32_t port[2];  // my control doorbell's, the peer's; 0: it is an eventfd. See below
 	char peer_command[32];
 };
+
+// Between Xen domains a doorbell is a descriptor of /dev/xen/evtchn with one port bound to it. It is rung by the ioctl below, and
+// readable when it rang; then the port has to be read and written back before it can ring again.
+struct rlm_evtchn_notify {
+	uint32_t port;
+};
+#define RLM_EVTCHN_NOTIFY _IOC(_IOC_NONE, 'E', 4, sizeof(struct rlm_evtchn_notify))
 
 struct rlm_msg_segment {
 	struct rlm_msg_header header;
@@ -143,6 +152,8 @@ struct rlm_msg_segment {
 	uint32_t segment; // numbered from 0 within the link
 	uint32_t slots;
 	uint32_t ring_size;
+	uint32_t port[2];   // of my doorbell, of the peer's; 0: eventfds, and the two processes share a kernel and its futexes
+	uint64_t offset[2]; // at which my region, the peer's is to be mapped
 };
 
 struct rlm_msg_bind {
@@ -171,6 +182,8 @@ struct rlm_msg_drop {
 	uint64_t link;
 	uint32_t side;
 	uint32_t segment; // RLM_ALL_SEGMENTS: the link itself
+	uint32_t lost;    // 1: the peer's domain is gone. Keep a copy of its region where one is needed, and let go of the memory
+	uint32_t reserved;
 };
 #define RLM_ALL_SEGMENTS UINT32_MAX
 

@@ -90,9 +90,11 @@ struct rlm_bound {
 	uint32_t slot;
 	uint32_t epoch;
 	uint32_t owner;    // rlm_place.id of the process that bound it and has the session with the broker
-	int doorbell_mine; // eventfd that the peer writes
-	int doorbell_peer; // eventfd that I write
-	int control_peer;  // the peer's control doorbell
+	int doorbell_mine; // eventfd that the peer writes, or our helper thread for it
+	int doorbell_peer; // what I ring, with bell_port
+	uint32_t bell_port;    // not 0: the peer has another kernel, no futex reaches it
+	uint32_t control_port;
+	int control_peer;  // the peer's control doorbell, with control_port
 	int control_mine;  // the owner's
 	_Atomic uint8_t returned; // not used any more: the owner has to give the slot back
 	_Atomic uint32_t next;

@@ -11,6 +11,8 @@
 #include <sys/syscall.h>
 #include <time.h>
 
+#include "rlm/proto.h"
+
 #ifndef SYS_futex_waitv
 #define SYS_futex_waitv 449
 #endif
@@ -99,6 +101,18 @@ static inline long sys_read(int fd, void *buf, size_t len)
 static inline long sys_write(int fd, const void *buf, size_t len)
 {
 	return sys_call3(SYS_write, fd, buf, len);
+}
+
+// Rings a doorbell: an eventfd, or with a port an event channel.
+static inline void sys_ring(int fd, uint32_t port)
+{
+	const uint64_t one = 1;
+	struct rlm_evtchn_notify notify = {port};
+
+	if (port)
+		sys_ioctl(fd, RLM_EVTCHN_NOTIFY, &notify);
+	else
+		sys_write(fd, &one, sizeof(one));
 }
 
 // What poll() says right now about one descriptor; 0 or revents, -errno on failure.

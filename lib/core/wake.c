@@ -9,7 +9,6 @@
 
 void wake_ring_bell(struct rlm_bound *b, uint32_t seen, uint32_t bits)
 {
-	const uint64_t one = 1;
 	struct rlm_slot_shared *mine = b->tx.mine;
 
 	seen &= bits;
@@ -17,10 +16,10 @@ void wake_ring_bell(struct rlm_bound *b, uint32_t seen, uint32_t bits)
 		atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed); // the sender looks again, see cutover_tx_peer_left()
 	// Pairs with the waiter's load of `bell` before it listened: its futex sees another value or gets the wake.
 	atomic_fetch_add_explicit(&mine->bell, 1, memory_order_seq_cst);
-	if (seen & (RLM_WAIT_RX_FUTEX | RLM_WAIT_TX_FUTEX))
+	if (seen & (RLM_WAIT_RX_FUTEX | RLM_WAIT_TX_FUTEX) && !b->bell_port)
 		sys_futex_wake(&mine->bell, BELL_EVERYBODY);
-	if (seen & (RLM_WAIT_RX_FD | RLM_WAIT_TX_FD))
-		sys_write(b->doorbell_peer, &one, sizeof(one));
+	if (seen & (RLM_WAIT_RX_FD | RLM_WAIT_TX_FD) || (seen && b->bell_port))
+		sys_ring(b->doorbell_peer, b->bell_port);
 }
 
 void wake_all(struct rlm_bound *b)

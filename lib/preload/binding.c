@@ -326,7 +326,9 @@ static void fill_bound(struct rlm_bound *b, struct rlm_conn *c, const struct lin
 	b->epoch = m->epoch;
 	b->doorbell_mine = s->doorbell_mine;
 	b->doorbell_peer = s->doorbell_peer;
+	b->bell_port = s->port;
 	b->control_peer = l->control_peer;
+	b->control_port = l->control_port;
 	b->control_mine = l->control_mine;
 	b->owner = arena.place.id;
 	b->tx = (struct rlm_ring){mine, peer, segment_ring(s, s->mine, m->slot), s->ring_size, 0};
@@ -427,9 +429,9 @@ no:
 
 static void obey_one(struct rlm_conn *c, uint32_t order)
 {
-	const uint64_t one = 1;
 	struct rlm_bound *b;
 	uint64_t available;
+	uint32_t port = 0;
 	int fd = helper_pin(c), control = -1;
 
 	if (order == RLM_ORDER_DEMOTE)
@@ -446,6 +448,7 @@ static void obey_one(struct rlm_conn *c, uint32_t order)
 		cutover_tx(c, b, fd, false);
 		cutover_rx_leave(b);
 		control = b->control_peer;
+		port = b->control_port;
 	} else if (b && !(c->flags & RLM_CONN_BARRED)) {
 		b->tx_stop = b->rx_stop = 0;
 		cutover_rx(c, b, fd, &available);
@@ -457,7 +460,7 @@ static void obey_one(struct rlm_conn *c, uint32_t order)
 	rlm_lock_drop(&c->rx_lock);
 	rlm_lock_drop(&c->tx_lock);
 	if (control >= 0)
-		sys_write(control, &one, sizeof(one));
+		sys_ring(control, port);
 	wake_conn(c);
 out:
 	helper_unpin();
@@ -573,6 +576,72 @@ void binding_answer_peers(void)
 	for_each_bound(answer_one);
 }
 
+static struct {
+	uint64_t link;
+	uint32_t segment;
+} rung;
+
+static void wake_if_rung(struct rlm_conn *c)
+{
+	const struct rlm_bound *b = stream_bound(c);
+
+	if (b && b->link == rung.link && b->segment == rung.segment)
+		wake_conn(c);
+}
+
+// An event channel rang: its news is for the eventfd that threads poll and for those that sleep in blocking calls.
+void binding_channel_rang(int channel)
+{
+	struct segment *s;
+	struct link *l = link_of_channel(channel, &s);
+
+	if (!l)
+		return;
+	sys_ring(s ? s->doorbell_mine : l->control_mine, 0);
+	if (!s)
+		return;
+	rung.link = l->id;
+	rung.segment = s->number;
+	for_each_bound(wake_if_rung);
+}
+
+static uint64_t lost_link;
+
+// Nobody will take anything from our ring again. Asked for the round in the peer's name, the sender puts what is left there on TCP, and
+// the kernel finds out about the peer as it does on any connection.
+static void lose_one(struct rlm_conn *c)
+{
+	struct rlm_bound *b = stream_bound(c);
+	int fd;
+
+	if (!b) // being named perhaps, then its locks are ours
+		return;
+	fd = helper_pin(c);
+	if (fd < 0)
+		goto out;
+	rlm_lock_take(&c->tx_lock);
+	b = stream_bound(c);
+	if (b && b->link == lost_link) {
+		atomic_store_explicit((_Atomic uint32_t *)&b->tx.peer->rx_ask, b->tx_round, memory_order_release);
+		b->tx_stop = 1;
+		cutover_tx(c, b, fd, false);
+		stream_note_tx(c, b);
+	}
+	rlm_lock_drop(&c->tx_lock);
+	wake_conn(c);
+out:
+	helper_unpin();
+}
+
+static void on_drop(const struct rlm_msg_drop *m)
+{
+	if (m->lost && link_detach(m->link, m->side)) {
+		lost_link = m->link;
+		for_each_bound(lose_one);
+	}
+	link_drop(m->link, m->side, m->segment);
+}
+
 static void watch_one(struct rlm_conn *c)
 {
 	int fd = helper_pin(c);
@@ -582,11 +651,21 @@ static void watch_one(struct rlm_conn *c)
 	helper_unpin();
 }
 
+static void watch_link(const struct link *l)
+{
+	helper_watch_control(l->control_mine);
+	if (l->control_channel >= 0)
+		helper_watch_channel(l->control_channel);
+	for (const struct segment *s = l->segments; s; s = s->next)
+		if (s->channel >= 0)
+			helper_watch_channel(s->channel);
+}
+
 // After fork: what was bound before is ours to watch too.
 void binding_watch_inherited(void)
 {
 	for (struct link *l = links; l; l = l->next)
-		helper_watch_control(l->control_mine);
+		watch_link(l);
 	for_each_bound(watch_one);
 }
 
@@ -660,7 +739,7 @@ static void on_link(const struct rlm_msg_link *m, int *fds)
 		return;
 	if (link_add(m, fds) == 0) {
 		l = link_find(m->link, m->side);
-		helper_watch_control(l->control_mine);
+		watch_link(l);
 	}
 	forget_fds(fds, 2);
 }
@@ -671,6 +750,8 @@ static void on_segment(const struct rlm_msg_segment *m, int *fds)
 		return;
 	if (segment_add(m, fds) < 0)
 		log_warn("a segment of %u slots of %u bytes cannot be mapped", m->slots, m->ring_size);
+	else if (m->port[0]) // an event channel
+		helper_watch_channel(segment_find(link_find(m->link, m->side), m->segment)->channel);
 	forget_fds(fds, 4);
 }
 
@@ -726,7 +807,7 @@ int binding_message(const union rlm_msg *msg, int *fds)
 		on_bind(&msg->bind);
 		return 0;
 	case RLM_MSG_DROP:
-		link_drop(msg->drop.link, msg->drop.side, msg->drop.segment);
+		on_drop(&msg->drop);
 		return 0;
 	case RLM_MSG_ORDER:
 		on_order(&msg->order);

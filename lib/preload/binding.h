@@ -15,6 +15,7 @@ void binding_offer(struct rlm_conn *c);
 int binding_message(const union rlm_msg *msg, int *fds);
 void binding_tcp_event(struct rlm_conn *c);
 void binding_answer_peers(void);
+void binding_channel_rang(int channel);
 void binding_watch_inherited(void);
 void binding_broker_is_back(void);
 bool binding_has_lent(void);
@@ -33,6 +34,7 @@ int helper_broker_fd(void);
 void helper_retry(struct rlm_conn *c, unsigned ms);
 void helper_watch_conn(struct rlm_conn *c, int fd);
 void helper_watch_control(int fd);
+void helper_watch_channel(int fd);
 void helper_arm_idle(void);
 // Offers what waits for it. Not while the domain is about to move.
 void helper_offer_queued(void);

@@ -271,7 +271,7 @@ bool helper_offer_outstanding(const struct rlm_conn *c)
 
 // --- watching ---
 
-enum watch { WATCH_WAKE, WATCH_BROKER, WATCH_CONTROL, WATCH_CONN };
+enum watch { WATCH_WAKE, WATCH_BROKER, WATCH_CONTROL, WATCH_CHANNEL, WATCH_CONN };
 
 static bool watch(int fd, enum watch what, struct rlm_conn_ref ref, uint32_t events)
 {
@@ -289,6 +289,21 @@ void helper_watch_conn(struct rlm_conn *c, int fd)
 void helper_watch_control(int fd)
 {
 	watch(fd, WATCH_CONTROL, (struct rlm_conn_ref){0, 0}, EPOLLIN | EPOLLET);
+}
+
+void helper_watch_channel(int fd)
+{
+	watch(fd, WATCH_CHANNEL, (struct rlm_conn_ref){(uint32_t)fd, 0}, EPOLLIN | EPOLLET);
+}
+
+// What rang cannot ring again before its port is written back: first that, then whatever the ringing was for. In a family the one who
+// reads the port does it, and what follows is seen by all.
+static void channel_rearm(int fd)
+{
+	uint32_t port;
+
+	if (sys_read(fd, &port, sizeof(port)) == sizeof(port))
+		sys_write(fd, &port, sizeof(port));
 }
 
 void helper_arm_idle(void)
@@ -526,6 +541,10 @@ static void on_event(const struct epoll_event *e)
 	case WATCH_CONTROL:
 		stream_sweep(0); // or a forked child gives a slot back
 		binding_answer_peers();
+		break;
+	case WATCH_CHANNEL:
+		channel_rearm((int)ref.index);
+		binding_channel_rang((int)ref.index);
 		break;
 	case WATCH_CONN:
 		c = helper_conn(ref);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -31,6 +32,28 @@ struct segment *segment_find(const struct link *link, uint32_t number)
 	return NULL;
 }
 
+struct link *link_of_channel(int channel, struct segment **segment)
+{
+	*segment = NULL;
+	for (struct link *l = links; l; l = l->next) {
+		if (l->control_channel == channel)
+			return l;
+		for (struct segment *s = l->segments; s; s = s->next)
+			if (s->channel == channel) {
+				*segment = s;
+				return l;
+			}
+	}
+	return NULL;
+}
+
+// What rings for us: an eventfd in any case. An event channel, if that is what the peer rings, goes to *channel, and the helper thread passes it on.
+static int take_doorbell(int fd, uint32_t port, int *channel)
+{
+	*channel = port ? fd_make_internal(fd) : -1;
+	return fd_make_internal(port ? (int)sys_call2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK) : fd);
+}
+
 static void close_all(const int *fds, int n)
 {
 	for (int i = 0; i < n; i++)
@@ -53,22 +76,24 @@ int link_add(const struct rlm_msg_link *msg, const int fds[2])
 	l->peer_pid = msg->peer_pid;
 	memcpy(l->peer_command, msg->peer_command, sizeof(l->peer_command));
 	l->peer_command[sizeof(l->peer_command) - 1] = 0;
-	l->control_mine = fd_make_internal(fds[0]);
+	l->control_port = msg->port[1];
+	l->control_mine = take_doorbell(fds[0], msg->port[0], &l->control_channel);
 	l->control_peer = fd_make_internal(fds[1]);
 	l->next = links;
 	links = l;
 	return 0;
 }
 
-static uint8_t *map_region(int fd, uint64_t size, int protection)
+static uint8_t *map_region(int fd, uint64_t offset, uint64_t size, int protection)
 {
 	struct stat st;
 	long p;
 
-	// A file that is too short would turn an access into SIGBUS. rlmd has sealed it against shrinking.
-	if (sys_call2(SYS_fstat, fd, &st) < 0 || (uint64_t)st.st_size < size)
+	// A file that is too short would turn an access into SIGBUS. rlmd has sealed it against shrinking. A device has as many pages as
+	// it maps.
+	if (sys_call2(SYS_fstat, fd, &st) < 0 || (!S_ISCHR(st.st_mode) && (uint64_t)st.st_size < size))
 		return NULL;
-	p = sys_call6(SYS_mmap, 0, size, protection, MAP_SHARED, fd, 0);
+	p = sys_call6(SYS_mmap, 0, size, protection, MAP_SHARED, fd, offset);
 	return p < 0 && p > -4096 ? NULL : (uint8_t *)p;
 }
 
@@ -92,8 +117,8 @@ int segment_add(const struct rlm_msg_segment *msg, const int fds[4])
 	s->slots = msg->slots;
 	s->ring_size = msg->ring_size;
 	s->size = rlm_region_size(msg->slots, msg->ring_size);
-	s->mine = map_region(fds[0], s->size, PROT_READ | PROT_WRITE);
-	s->peer = map_region(fds[1], s->size, PROT_READ);
+	s->mine = map_region(fds[0], msg->offset[0], s->size, PROT_READ | PROT_WRITE);
+	s->peer = map_region(fds[1], msg->offset[1], s->size, PROT_READ);
 	close_all(fds, 2);
 	if (!s->mine || !s->peer) {
 		if (s->mine)
@@ -104,7 +129,8 @@ int segment_add(const struct rlm_msg_segment *msg, const int fds[4])
 		free(s);
 		return -ENOMEM;
 	}
-	s->doorbell_mine = fd_make_internal(fds[2]);
+	s->port = msg->port[1];
+	s->doorbell_mine = take_doorbell(fds[2], msg->port[0], &s->channel);
 	s->doorbell_peer = fd_make_internal(fds[3]);
 	s->next = l->segments;
 	l->segments = s;
@@ -122,6 +148,7 @@ static void segment_free(struct link *l, struct segment *s)
 	sys_call2(SYS_munmap, s->peer, s->size);
 	fd_close_internal(s->doorbell_mine);
 	fd_close_internal(s->doorbell_peer);
+	fd_close_internal(s->channel);
 	free(s);
 }
 
@@ -136,7 +163,29 @@ static void link_free_if_empty(struct link *l)
 	*at = l->next;
 	fd_close_internal(l->control_mine);
 	fd_close_internal(l->control_peer);
+	fd_close_internal(l->control_channel);
 	free(l);
+}
+
+bool link_detach(uint64_t id, uint32_t side)
+{
+	struct link *l = link_find(id, side);
+	bool any = false;
+
+	for (struct segment *s = l ? l->segments : NULL; s; s = s->next) {
+		long copy;
+
+		if (!s->bound)
+			continue;
+		copy = sys_call6(SYS_mmap, 0, s->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (copy < 0 && copy > -4096)
+			continue;
+		memcpy((void *)copy, s->peer, s->size);
+		// At once for whoever is reading: before and after it finds the same bytes.
+		sys_call5(SYS_mremap, copy, s->size, s->size, MREMAP_MAYMOVE | MREMAP_FIXED, s->peer);
+		any = true;
+	}
+	return any;
 }
 
 void link_drop(uint64_t id, uint32_t side, uint32_t segment)

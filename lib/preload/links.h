@@ -20,6 +20,8 @@ struct segment {
 	uint8_t *peer;    // read-only
 	int doorbell_mine;
 	int doorbell_peer;
+	int channel;   // the event channel that rings for us, -1: the peer writes doorbell_mine itself
+	uint32_t port; // of doorbell_peer, 0: an eventfd
 };
 
 struct link {
@@ -30,6 +32,8 @@ struct link {
 	char peer_command[32];
 	int control_mine;
 	int control_peer;
+	int control_channel; // as channel above
+	uint32_t control_port;
 	const _Atomic uint64_t *here; // see location.h
 	uint64_t location;
 	bool dropped;
@@ -41,10 +45,15 @@ struct link {
 extern struct link *links;
 
 struct link *link_find(uint64_t id, uint32_t side);
+// Whose event channel it is; *segment NULL: the control doorbell's.
+struct link *link_of_channel(int channel, struct segment **segment);
 struct segment *segment_find(const struct link *link, uint32_t number);
 // Take ownership of the descriptors, also on failure. 0 or -errno.
 int link_add(const struct rlm_msg_link *msg, const int fds[2]);
 int segment_add(const struct rlm_msg_segment *msg, const int fds[4]);
+// The domain of the peer is gone; its memory is not, as long as we map it. Puts a private copy, which is writable, where the peer's regions were,
+// so that what it left unread in its rings can still be read. false: nothing is bound there.
+bool link_detach(uint64_t id, uint32_t side);
 void link_drop(uint64_t id, uint32_t side, uint32_t segment);
 // Unmaps and closes all of it, whatever is bound there.
 void link_end(struct link *link);

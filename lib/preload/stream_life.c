@@ -507,11 +507,8 @@ int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
 			stream_detach(c, fd);
 			return 0;
 		}
-		if (b && i % 50 == 0) {
-			const uint64_t one = 1;
-
-			sys_write(b->control_peer, &one, sizeof(one));
-		}
+		if (b && i % 50 == 0)
+			sys_ring(b->control_peer, b->control_port);
 		sys_call2(SYS_nanosleep, &moment, NULL);
 	}
 	log_warn("fd %d: the peer did not take the connection back to TCP in time", fd);

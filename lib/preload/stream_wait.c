@@ -42,12 +42,15 @@ static int outcome(long r)
 // Like a socket call: a signal handler with SA_RESTART lets it sleep on. A cancellation point.
 static void sleep_forever(struct sleep *s, uint32_t bell, uint32_t events)
 {
+	// What another kernel writes wakes nobody here: the helper thread passes its doorbell on to the connection's own count.
+	bool alone = s->b->bell_port != 0;
+	const _Atomic uint32_t *word = alone ? &s->c->events : &s->b->tx.peer->bell;
 	struct _pthread_cleanup_buffer cleanup;
 	int type;
 
 	_pthread_cleanup_push(&cleanup, cancelled, s);
 	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
-	s->result = sys_futex_wait2(&s->b->tx.peer->bell, bell, &s->c->events, events, NULL);
+	s->result = sys_futex_wait2(word, alone ? events : bell, &s->c->events, events, NULL);
 	pthread_setcanceltype(type, NULL);
 	_pthread_cleanup_pop(&cleanup, 0);
 }
