@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
+#include "xen.h"
 #include "broker.h"
 
 #include <string.h>
@@ -49,6 +50,7 @@ void rlmd_broker_deinit(struct rlmd_broker *broker)
 		broker->clients->doomed = true; // nothing more is sent to it
 		rlmd_client_free(broker->clients);
 	}
+	rlmd_xen_deinit(broker);
 	rlmd_timer_deinit(broker);
 	broker->backend->deinit();
 	rlmd_events_deinit(&broker->events);

@@ -6,6 +6,7 @@
 //   report.c   answers rlmctl              timer.c    what happens by time alone
 //   leave.c    ends links, quiesces domains
 //   order.c    what rlmctl tells processes to do
+//   xen*.c     other Xen domains
 #ifndef RLMD_BROKER_H
 #define RLMD_BROKER_H
 
@@ -41,6 +42,7 @@ struct rlmd_offer {
 	struct rlmd_domain *domain; // reference
 	uint32_t how;
 	uint32_t noted; // the last RLM_WHY_* sent, RLM_WHY_MATCHING: none
+	bool upwards;	// guest role: the broker has it too
 	bool limited;	// on rlmd_broker.limited
 	enum rlmd_wait wait;
 	double deadline;
@@ -88,6 +90,7 @@ struct rlmd_broker {
 	double started;
 	struct rlmd_lookup lookup;
 	bool isn; // may read sequence numbers in repair mode
+	struct rlmd_xen *xen; // NULL: local role
 	ev_timer timer;
 	ev_prepare prepare;
 };
@@ -101,6 +104,10 @@ void rlmd_segment_drop(struct rlmd_broker *broker, struct rlmd_segment *segment)
 void rlmd_release(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_release *msg);
 // Nobody has it mapped any more.
 void rlmd_link_end(struct rlmd_broker *broker, struct rlmd_link *link);
+// The same, for a slot of one of our own links.
+void rlmd_release_own(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_release *msg);
+// The link is of no use: it could not be made.
+void rlmd_link_abandon(struct rlmd_broker *broker, struct rlmd_link *link);
 void rlmd_links_close(struct rlmd_broker *broker, struct rlmd_client *client);
 // Groups changed: links across groups end, offers get another chance.
 void rlmd_regroup(struct rlmd_broker *broker);

@@ -12,6 +12,7 @@
 #include "log.h"
 #include "move.h"
 #include "naming.h"
+#include "xen.h"
 
 #define MESSAGES_PER_TURN 32   // then the others
 #define UNREAD_MAX	  64   // packets waiting, before we stop listening to a client
@@ -75,6 +76,10 @@ void rlmd_client_send(struct rlmd_client *client, const void *msg, const int *fd
 
 	if (client->doomed)
 		return;
+	if (client->guest) {
+		rlmd_xen_relay(client, 0, msg);
+		return;
+	}
 	state = rlmd_outbox_send(&client->outbox, msg, header->size, fds, fd_count);
 	if (state != RLMD_OUTBOX_EMPTY)
 		outbox_watch(client, state);
@@ -211,6 +216,38 @@ static void on_later(struct ev_loop *loop, ev_timer *timer, int events)
 		flush(client);
 }
 
+// Takes the reference to domain, which may be NULL.
+static void client_init(struct rlmd_broker *broker, struct rlmd_client *client, int fd, struct rlmd_domain *domain)
+{
+	client->broker = broker;
+	client->party.id = ++broker->next_client;
+	client->fd = fd;
+	memcpy(client->command, "client", 7);
+	client->domain = domain;
+	if (domain && domain->clients++ == 0)
+		broker->domain_count++;
+	rlmd_outbox_init(&client->outbox, fd);
+	ev_io_init(&client->readable, on_readable, fd, EV_READ);
+	ev_io_init(&client->writable, on_writable, fd, EV_WRITE);
+	ev_timer_init(&client->later, on_later, 0, 0);
+	client->readable.data = client->writable.data = client->later.data = client;
+	DL_APPEND(broker->clients, client);
+	broker->client_count++;
+	broker->counters.clients++;
+}
+
+struct rlmd_client *rlmd_client_new_far(struct rlmd_broker *broker, struct rlmd_domain *domain)
+{
+	struct rlmd_client *client = calloc(1, sizeof(*client));
+
+	if (!client)
+		return NULL;
+	client->party.far = true;
+	client->hello = true;
+	client_init(broker, client, -1, rlmd_domain_get(domain));
+	return client;
+}
+
 struct rlmd_client *rlmd_client_new(struct rlmd_broker *broker, int fd)
 {
 	struct rlmd_client *client = calloc(1, sizeof(*client));
@@ -222,24 +259,10 @@ struct rlmd_client *rlmd_client_new(struct rlmd_broker *broker, int fd)
 		close(fd);
 		return NULL;
 	}
-	client->broker = broker;
-	client->party.id = ++broker->next_client;
-	client->fd = fd;
+	client_init(broker, client, fd, rlmd_domain_of(&broker->domains, fd, ev_now(broker->loop)));
 	client->pid = peer.pid;
 	client->uid = peer.uid;
-	memcpy(client->command, "client", 7);
-	client->domain = rlmd_domain_of(&broker->domains, fd, ev_now(broker->loop));
-	if (client->domain && client->domain->clients++ == 0)
-		broker->domain_count++;
-	rlmd_outbox_init(&client->outbox, fd);
-	ev_io_init(&client->readable, on_readable, fd, EV_READ);
-	ev_io_init(&client->writable, on_writable, fd, EV_WRITE);
-	ev_timer_init(&client->later, on_later, 0, 0);
-	client->readable.data = client->writable.data = client->later.data = client;
 	ev_io_start(broker->loop, &client->readable);
-	DL_APPEND(broker->clients, client);
-	broker->client_count++;
-	broker->counters.clients++;
 	return client;
 }
 
@@ -269,6 +292,7 @@ void rlmd_client_free(struct rlmd_client *client)
 	rlmd_move_forget(client);
 	rlmd_leaves_forget(client);
 	rlmd_links_close(broker, client);
+	rlmd_xen_client_gone(broker, client);
 	if (rlmd_table_put(&broker->tables, client->table, &last))
 		rlmd_sums_add(&broker->gone, &last);
 	if (client->hello)
@@ -279,7 +303,7 @@ void rlmd_client_free(struct rlmd_client *client)
 	domain_leave(client);
 	free(client->request.text);
 	free(client->reply.text);
-	close(client->fd);
+	rlmd_parts_close(&client->fd, 1);
 	DL_DELETE(broker->clients, client);
 	broker->client_count--;
 	free(client);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// One session: a process, or rlmctl. Whatever goes wrong with it dooms it; it is taken apart later, when nobody is in
+// One session: a process, or rlmctl; or a process of another Xen domain, whose session is with the rlmd there (no socket, no table).
+// Whatever goes wrong with it dooms it; it is taken apart later, when nobody is in
 // the middle of using it.
 #ifndef RLMD_CLIENT_H
 #define RLMD_CLIENT_H
@@ -16,6 +17,7 @@
 
 struct rlmd_broker;
 struct rlmd_domain;
+struct rlmd_guest;
 struct rlmd_leave;
 struct rlmd_offer;
 struct rlmd_quiesce;
@@ -27,7 +29,10 @@ struct rlmd_client {
 	struct rlmd_broker *broker;
 	struct rlmd_client *prev, *next; // rlmd_broker.clients
 	struct rlmd_client *doomed_next; // rlmd_broker.doomed
-	int fd;
+	struct rlmd_guest *guest;	 // the other domain's rlmd; NULL: a session of our own
+	uint32_t number;		 // what guest and broker call it
+	UT_hash_handle hh_guest;	 // rlmd_guest.clients, by number
+	int fd;				 // -1: none
 	ev_io readable, writable;
 	ev_timer later;
 	pid_t pid; // as we see it
@@ -58,6 +63,8 @@ struct rlmd_client {
 
 // Owns fd. NULL: out of memory, fd is closed.
 struct rlmd_client *rlmd_client_new(struct rlmd_broker *broker, int fd);
+// A process of another domain. The caller fills in who it is. NULL: out of memory.
+struct rlmd_client *rlmd_client_new_far(struct rlmd_broker *broker, struct rlmd_domain *domain);
 void rlmd_client_free(struct rlmd_client *client);
 void rlmd_client_doom(struct rlmd_client *client, const char *reason);
 void rlmd_client_send(struct rlmd_client *client, const void *msg, const int *fds, unsigned fd_count);

@@ -13,9 +13,10 @@
 
 #include "rlm/layout.h"
 
-#define KEYS "group, ring_size, slots, memory_per_link, memory_per_process, memory_total, offers_per_process, idle_time"
+#define KEYS "group, ring_size, slots, memory_per_link, memory_per_process, memory_total, offers_per_process, idle_time, xen_ring_size, xen_slots"
 
 #define FILE_MAX (1 << 20)
+#define XEN_DATA_MAX (1u << 20) // what one vchan can carry in one direction
 
 // libconfuse reports through a callback without a user pointer.
 static struct {
@@ -108,6 +109,17 @@ static int offers_check(cfg_t *cfg, cfg_opt_t *opt)
 	return -1;
 }
 
+// Their product is what counts: see xen_together_check().
+static int xen_check(cfg_t *cfg, cfg_opt_t *opt)
+{
+	uint64_t number;
+
+	if (size_parse(cfg_opt_getnstr(opt, 0), &number) == 0 && number >= 1 && number <= XEN_DATA_MAX && (number & (number - 1)) == 0)
+		return 0;
+	cfg_error(cfg, "%s = \"%s\": must be a power of two", cfg_opt_name(opt), cfg_opt_getnstr(opt, 0));
+	return -1;
+}
+
 static int seconds_parse(const char *text, double *value)
 {
 	char *end;
@@ -138,7 +150,7 @@ static int domain_check(cfg_t *cfg, cfg_opt_t *opt)
 		if (!pattern || !rlmd_pattern_valid(pattern)) {
 			cfg_error(cfg,
 				  "domain \"%s\": must be \"host\", \"netns:NAME\", \"netns:[INODE]\", "
-				  "\"netns:*\" or \"*\", a '*' only at the end",
+				  "\"domain:NAME\", \"uuid:UUID\", \"netns:*\" or \"*\", a '*' only at the end",
 				  pattern ? pattern : "");
 			return -1;
 		}
@@ -185,7 +197,13 @@ void rlmd_config_default(struct rlmd_config *config)
 						  .memory_per_process = 256 << 20,
 						  .memory_total = 1 << 30,
 						  .offers_per_process = 16384,
+						  .xen = {.slots = 4, .ring_size = 256 << 10},
 						  .idle_time = 10}};
+}
+
+struct rlmd_shape rlmd_limits_shape(const struct rlmd_limits *limits, bool far)
+{
+	return far ? limits->xen : (struct rlmd_shape){limits->slots, limits->ring_size};
 }
 
 static uint64_t number_of(cfg_t *cfg, const char *key, uint64_t otherwise)
@@ -198,6 +216,15 @@ static uint64_t number_of(cfg_t *cfg, const char *key, uint64_t otherwise)
 	return value;
 }
 
+static int xen_together_check(const struct rlmd_shape *xen, const char *path, char *error, size_t error_size)
+{
+	if (xen->ring_size >= RLM_RING_SIZE_MIN && xen->slots <= RLM_SLOTS_MAX && (uint64_t)xen->slots * xen->ring_size <= XEN_DATA_MAX)
+		return 0;
+	snprintf(error, error_size, "%s: xen_slots rings of xen_ring_size must fit 1 MiB, with at least 4 KiB each and at most %u slots", path,
+		 RLM_SLOTS_MAX);
+	return -EINVAL;
+}
+
 static void limits_take(struct rlmd_limits *limits, cfg_t *cfg)
 {
 	limits->ring_size = (uint32_t)number_of(cfg, "ring_size", limits->ring_size);
@@ -206,6 +233,8 @@ static void limits_take(struct rlmd_limits *limits, cfg_t *cfg)
 	limits->memory_per_process = number_of(cfg, "memory_per_process", limits->memory_per_process);
 	limits->memory_total = number_of(cfg, "memory_total", limits->memory_total);
 	limits->offers_per_process = (uint32_t)number_of(cfg, "offers_per_process", limits->offers_per_process);
+	limits->xen.ring_size = (uint32_t)number_of(cfg, "xen_ring_size", limits->xen.ring_size);
+	limits->xen.slots = (uint32_t)number_of(cfg, "xen_slots", limits->xen.slots);
 	if (cfg_getstr(cfg, "idle_time"))
 		seconds_parse(cfg_getstr(cfg, "idle_time"), &limits->idle_time);
 }
@@ -316,6 +345,8 @@ static cfg_t *parser_new(void)
 				   CFG_STR("memory_total", NULL, CFGF_NONE),
 				   CFG_STR("offers_per_process", NULL, CFGF_NONE),
 				   CFG_STR("idle_time", NULL, CFGF_NONE),
+				   CFG_STR("xen_ring_size", NULL, CFGF_NONE),
+				   CFG_STR("xen_slots", NULL, CFGF_NONE),
 				   CFG_END()};
 	cfg_t *cfg = cfg_init(opts, CFGF_NONE);
 
@@ -331,6 +362,8 @@ static cfg_t *parser_new(void)
 	cfg_set_validate_func(cfg, "memory_total", memory_check);
 	cfg_set_validate_func(cfg, "offers_per_process", offers_check);
 	cfg_set_validate_func(cfg, "idle_time", idle_check);
+	cfg_set_validate_func(cfg, "xen_ring_size", xen_check);
+	cfg_set_validate_func(cfg, "xen_slots", xen_check);
 	return cfg;
 }
 
@@ -349,8 +382,10 @@ static int text_parse(struct rlmd_config *fresh, const char *path, const char *t
 		err = -EINVAL;
 	if (!err) {
 		limits_take(&fresh->limits, cfg);
-		err = groups_take(&fresh->groups, cfg);
+		err = xen_together_check(&fresh->limits.xen, path, error, error_size);
 	}
+	if (!err)
+		err = groups_take(&fresh->groups, cfg);
 	complaint.text = NULL;
 	cfg_free(cfg);
 	return err;

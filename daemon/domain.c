@@ -140,6 +140,13 @@ static struct rlmd_domain *domain_new(struct rlmd_domains *domains, uint64_t coo
 	return domain;
 }
 
+struct rlmd_domain *rlmd_domain_make(struct rlmd_domains *domains, uint64_t cookie)
+{
+	struct rlmd_domain *domain = domain_new(domains, cookie);
+
+	return domain ? rlmd_domain_get(domain) : NULL;
+}
+
 struct rlmd_domain *rlmd_domain_of(struct rlmd_domains *domains, int sock, double now)
 {
 	uint64_t cookie = cookie_of(sock);
@@ -192,6 +199,7 @@ const char *rlmd_domain_group(const struct rlmd_domain *domain, const struct rlm
 {
 	const char *names[] = {domain->name, domain->inode_name};
 	size_t count = domain->inode_name[0] && strcmp(domain->name, domain->inode_name) != 0 ? 2 : 1;
+	const char *group = rlmd_groups_find(groups, names, count);
 
-	return rlmd_groups_find(groups, names, count);
+	return domain->group[0] && strcmp(group, RLMD_GROUP_DEFAULT) == 0 ? domain->group : group;
 }

@@ -14,12 +14,15 @@
 
 #define RLMD_NETNS_DIR "/run/netns"
 
+struct rlmd_guest;
+
 struct rlmd_domain {
 	uint64_t cookie;
 	uint64_t inode; // 0: unknown
 	bool host;
 	bool numbered; // what rtnetlink calls it: set by lookup.c
 	int32_t number;
+	struct rlmd_guest *guest; // a Xen domain, as long as it is there
 	unsigned refs;
 	unsigned clients; // processes whose session came from there
 	double looked_up;
@@ -28,8 +31,9 @@ struct rlmd_domain {
 	bool moved; // from or to another host, so it has a reference of its own
 	char moved_to[108]; // socket of the broker where it is; "": here
 	char moved_host[RLMD_NAME_MAX];
-	char name[RLMD_NAME_MAX];	// "host", "netns:NAME", "netns:[INODE]" or "netns:#COOKIE"
-	char inode_name[RLMD_NAME_MAX]; // "netns:[INODE]" or ""
+	char name[RLMD_NAME_MAX];	// "host", "netns:NAME", "netns:[INODE]" or "netns:#COOKIE"; of a Xen domain "domain:NAME"
+	char inode_name[RLMD_NAME_MAX]; // "netns:[INODE]" or ""; of a Xen domain "uuid:UUID"
+	char group[RLMD_NAME_MAX];	// what xenstore says, for a domain that the configuration does not name
 	UT_hash_handle hh;
 };
 
@@ -47,6 +51,8 @@ void rlmd_domains_deinit(struct rlmd_domains *domains);
 struct rlmd_domain *rlmd_domain_of(struct rlmd_domains *domains, int sock, double now);
 // The domain of this cookie, which may have no socket here, with a reference. NULL: out of memory.
 struct rlmd_domain *rlmd_domain_known(struct rlmd_domains *domains, uint64_t cookie, const char *name);
+// One that is no namespace, with a reference; the caller names it. NULL: out of memory.
+struct rlmd_domain *rlmd_domain_make(struct rlmd_domains *domains, uint64_t cookie);
 struct rlmd_domain *rlmd_domain_get(struct rlmd_domain *domain);
 void rlmd_domain_put(struct rlmd_domains *domains, struct rlmd_domain *domain);
 const char *rlmd_domain_group(const struct rlmd_domain *domain, const struct rlmd_groups *groups);

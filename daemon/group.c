@@ -21,6 +21,10 @@ bool rlmd_pattern_valid(const char *pattern)
 		return false;
 	if (strcmp(pattern, "*") == 0 || strcmp(pattern, "host") == 0)
 		return true;
+	if (strncmp(pattern, "domain:", 7) == 0)
+		return pattern[7] && strpbrk(pattern + 7, "/ \t") == NULL;
+	if (strncmp(pattern, "uuid:", 5) == 0)
+		return pattern[5] && strspn(pattern + 5, "0123456789abcdef-*") == strlen(pattern + 5);
 	if (strncmp(pattern, "netns:", 6) != 0 || !pattern[6])
 		return false;
 	if (pattern[6] == '[')

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Groups: which domains may be accelerated with one another. Pure.
 //
-// A pattern is "host", "netns:NAME", "netns:[INODE]", or one of them cut short by a final '*'. An exact pattern wins
+// A pattern is "host", "netns:NAME", "netns:[INODE]", on Xen "domain:NAME" or "uuid:UUID", or one of them cut short by a final '*'. An exact pattern wins
 // over one with '*', a longer one with '*' over a shorter one. A domain that no pattern names is in the group
 // "default".
 #ifndef RLMD_GROUP_H

@@ -10,6 +10,7 @@
 #include "log.h"
 #include "move.h"
 #include "naming.h"
+#include "xen.h"
 
 #define REQUEST_MAX (64u << 10)
 
@@ -64,6 +65,7 @@ static void hello(struct rlmd_broker *broker, struct rlmd_client *client, const 
 	if (rlmd_move_redirect(client))
 		return;
 	rlmd_client_send(client, &welcome, &client->domain->location.fd, 1);
+	rlmd_xen_client_new(broker, client);
 	rlmd_event(&broker->events, "process", client->domain->name, NULL, "%s[%d]",
 		   client->command, (int)client->pid);
 }
@@ -261,7 +263,8 @@ void rlmd_handle(struct rlmd_broker *broker, struct rlmd_client *client, const u
 		repair(client, &msg->repair, fds);
 		break;
 	case RLM_MSG_LEFT:
-		rlmd_left(broker, client, &msg->left);
+		if (!rlmd_xen_left(broker, client, &msg->left))
+			rlmd_left(broker, client, &msg->left);
 		break;
 	case RLM_MSG_REQUEST:
 		request(broker, client, &msg->text);

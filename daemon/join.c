@@ -9,6 +9,7 @@
 #include "log.h"
 #include "rlm/layout.h"
 #include "rlm/rlm.h"
+#include "xen.h"
 
 static struct rlmd_offer *offer_of(struct rlmd_end *end)
 {
@@ -59,6 +60,7 @@ void rlmd_offer_add(struct rlmd_broker *broker, struct rlmd_offer *offer)
 
 void rlmd_offer_free(struct rlmd_broker *broker, struct rlmd_offer *offer)
 {
+	rlmd_xen_withdrawn(broker, offer);
 	wait_set(broker, offer, RLMD_WAIT_NONE, 0);
 	limited_set(broker, offer, false);
 	rlmd_registry_remove(&broker->registry, &offer->end);
@@ -107,7 +109,16 @@ static void group_refused(struct rlmd_broker *broker, struct rlmd_offer *a, stru
 	rlmd_offer_note(b, RLM_WHY_OTHER_GROUP, false);
 }
 
-static void link_send(struct rlmd_link *link, struct rlmd_link_parts *parts)
+// Descriptors are ours to give within this kernel only.
+static void party_send(struct rlmd_broker *broker, struct rlmd_link *link, unsigned side, const void *msg, const int *fds, unsigned fd_count)
+{
+	if (link->far)
+		rlmd_xen_send(broker, link, side, msg);
+	else
+		rlmd_client_send(client_of(link->end[side].party), msg, fds, fd_count);
+}
+
+static void link_send(struct rlmd_broker *broker, struct rlmd_link *link, struct rlmd_link_parts *parts)
 {
 	for (unsigned side = 0; side < 2; side++) {
 		struct rlmd_client *client = client_of(link->end[side].party), *peer = client_of(link->end[!side].party);
@@ -118,11 +129,11 @@ static void link_send(struct rlmd_link *link, struct rlmd_link_parts *parts)
 					   .location = rlmd_location_number(&client->domain->location)};
 
 		memcpy(msg.peer_command, peer->command, sizeof(msg.peer_command));
-		rlmd_client_send(client, &msg, parts->fd[side], RLMD_LINK_FDS);
+		party_send(broker, link, side, &msg, parts->fd[side], RLMD_LINK_FDS);
 	}
 }
 
-static void segment_send(struct rlmd_segment *segment, struct rlmd_segment_parts *parts)
+static void segment_send(struct rlmd_broker *broker, struct rlmd_segment *segment, struct rlmd_segment_parts *parts)
 {
 	for (unsigned side = 0; side < 2; side++) {
 		struct rlm_msg_segment msg = {.header = {.type = RLM_MSG_SEGMENT, .size = sizeof(msg)},
@@ -132,7 +143,7 @@ static void segment_send(struct rlmd_segment *segment, struct rlmd_segment_parts
 					      .slots = segment->slots,
 					      .ring_size = segment->ring_size};
 
-		rlmd_client_send(client_of(segment->link->end[side].party), &msg, parts->fd[side], RLMD_SEGMENT_FDS);
+		party_send(broker, segment->link, side, &msg, parts->fd[side], RLMD_SEGMENT_FDS);
 	}
 }
 
@@ -144,15 +155,19 @@ static struct rlmd_segment *segment_make(struct rlmd_broker *broker, struct rlmd
 	struct rlmd_link_parts link_parts;
 	struct rlmd_segment_parts parts;
 	struct rlmd_segment *segment = NULL;
-	bool fresh = !link;
-	int err = broker->backend->segment_make(&parts, limits->slots, limits->ring_size);
+	bool fresh = !link, far = a->guest || b->guest;
+	int err;
 
+	// Between domains it is the domains that make the parts.
+	memset(&parts, 0xff, sizeof(parts));
+	memset(&link_parts, 0xff, sizeof(link_parts));
+	err = far ? 0 : broker->backend->segment_make(&parts, limits->slots, limits->ring_size);
 	if (err) {
 		log_warn("cannot make a segment: %s", strerror(-err));
 		return NULL;
 	}
 	if (fresh) {
-		err = broker->backend->link_make(&link_parts);
+		err = far ? 0 : broker->backend->link_make(&link_parts);
 		if (err) {
 			log_warn("cannot make a link: %s", strerror(-err));
 			goto out;
@@ -161,13 +176,13 @@ static struct rlmd_segment *segment_make(struct rlmd_broker *broker, struct rlmd
 	}
 	segment = link ? rlmd_segment_new(&broker->links, link, ev_now(broker->loop)) : NULL;
 	if (segment && fresh) {
-		link_send(link, &link_parts);
+		link_send(broker, link, &link_parts);
 		rlmd_event(&broker->events, "link-made", a->domain ? a->domain->name : "",
 			   b->domain ? b->domain->name : "", "%s[%d] %s[%d]", a->command, (int)a->pid, b->command,
 			   (int)b->pid);
 	}
 	if (segment)
-		segment_send(segment, &parts);
+		segment_send(broker, segment, &parts);
 	else if (link && fresh)
 		rlmd_link_free(&broker->links, link);
 	if (fresh) {
@@ -184,9 +199,9 @@ out:
 static bool reclaim(struct rlmd_broker *broker, struct rlmd_client *a, struct rlmd_client *b)
 {
 	const struct rlmd_limits *limits = &broker->config.limits;
+	struct rlmd_shape shape = rlmd_limits_shape(limits, a->guest || b->guest);
 	struct rlmd_segment *segment;
-	bool total =
-	    broker->links.memory + 2 * rlm_region_size(limits->slots, limits->ring_size) > limits->memory_total;
+	bool total = broker->links.memory + 2 * rlm_region_size(shape.slots, shape.ring_size) > limits->memory_total;
 
 	DL_FOREACH2(broker->links.idle, segment, idle_next)
 	{
@@ -219,7 +234,7 @@ static struct rlmd_segment *segment_get(struct rlmd_broker *broker, struct rlmd_
 	return segment_make(broker, link, a, b);
 }
 
-static void bind_send(struct rlmd_segment *segment, uint32_t slot, unsigned side, struct rlmd_offer *offer)
+static void bind_send(struct rlmd_broker *broker, struct rlmd_segment *segment, uint32_t slot, unsigned side, struct rlmd_offer *offer)
 {
 	struct rlm_msg_bind msg = {.header = {.type = RLM_MSG_BIND, .size = sizeof(msg)},
 				   .conn = offer->conn,
@@ -231,7 +246,7 @@ static void bind_send(struct rlmd_segment *segment, uint32_t slot, unsigned side
 
 	segment->slot[slot].end[side].conn = offer->conn;
 	segment->slot[slot].end[side].domain = rlmd_domain_get(offer->domain);
-	rlmd_client_send(offer->client, &msg, NULL, 0);
+	party_send(broker, segment->link, side, &msg, NULL, 0);
 }
 
 static bool is_quiet(const struct rlmd_broker *broker, const struct rlmd_offer *offer)
@@ -252,6 +267,9 @@ static void join(struct rlmd_broker *broker, struct rlmd_offer *a, struct rlmd_o
 		rlmd_offer_note(b, RLM_WHY_MIGRATING, false);
 		return;
 	}
+	// A domain's own rlmd matches what is within it.
+	if (a->client->guest && a->client->guest == b->client->guest)
+		return;
 	if (!same_group(broker, a->domain, b->domain)) {
 		group_refused(broker, a, b);
 		return;
@@ -263,8 +281,8 @@ static void join(struct rlmd_broker *broker, struct rlmd_offer *a, struct rlmd_o
 	}
 	side = rlmd_link_side(segment->link, &a->client->party);
 	slot = rlmd_slot_bind(&broker->links, segment);
-	bind_send(segment, slot, side, a);
-	bind_send(segment, slot, !side, b);
+	bind_send(broker, segment, slot, side, a);
+	bind_send(broker, segment, slot, !side, b);
 	broker->counters.matches++;
 	rlmd_event(&broker->events, "matched", a->domain->name, b->domain->name, "%s[%d] port %u, %s[%d] port %u",
 		   a->client->command, (int)a->client->pid, a->end.tuple.local.port, b->client->command,
@@ -280,6 +298,7 @@ void rlmd_offer_try(struct rlmd_broker *broker, struct rlmd_offer *offer)
 	limited_set(broker, offer, false);
 	switch (rlmd_registry_match(&broker->registry, &offer->end, &other)) {
 	case RLMD_MATCH_NONE:
+		rlmd_xen_offered(broker, offer);
 		break;
 	case RLMD_MATCH_AMBIGUOUS:
 		if (offer->noted != RLM_WHY_UNNAMED)
@@ -295,7 +314,7 @@ void rlmd_offer_try(struct rlmd_broker *broker, struct rlmd_offer *offer)
 	}
 }
 
-static void drop_send(struct rlmd_link *link, uint32_t segment)
+static void drop_send(struct rlmd_broker *broker, struct rlmd_link *link, uint32_t segment)
 {
 	for (unsigned side = 0; side < 2; side++) {
 		struct rlm_msg_drop msg = {.header = {.type = RLM_MSG_DROP, .size = sizeof(msg)},
@@ -304,7 +323,7 @@ static void drop_send(struct rlmd_link *link, uint32_t segment)
 					   .segment = segment};
 
 		if (link->end[side].party)
-			rlmd_client_send(client_of(link->end[side].party), &msg, NULL, 0);
+			party_send(broker, link, side, &msg, NULL, 0);
 	}
 }
 
@@ -338,7 +357,7 @@ void rlmd_segment_drop(struct rlmd_broker *broker, struct rlmd_segment *segment)
 	bool last = link->segments == segment && !segment->next;
 
 	if (!link->closed)
-		drop_send(link, last ? RLM_ALL_SEGMENTS : segment->number);
+		drop_send(broker, link, last ? RLM_ALL_SEGMENTS : segment->number);
 	broker->freed = true;
 	if (!last) {
 		segment_forget(broker, segment);
@@ -349,7 +368,28 @@ void rlmd_segment_drop(struct rlmd_broker *broker, struct rlmd_segment *segment)
 	link_forget(broker, link);
 }
 
+void rlmd_link_abandon(struct rlmd_broker *broker, struct rlmd_link *link)
+{
+	const char *name[2] = {"", ""};
+
+	for (unsigned side = 0; side < 2; side++) {
+		struct rlmd_client *client = link->end[side].party ? client_of(link->end[side].party) : NULL;
+
+		if (client && client->domain)
+			name[side] = client->domain->name;
+	}
+	rlmd_event(&broker->events, "link-failed", name[0], name[1], "link %016llx could not be made", (unsigned long long)link->id);
+	drop_send(broker, link, RLM_ALL_SEGMENTS);
+	link_forget(broker, link);
+}
+
 void rlmd_release(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_release *msg)
+{
+	if (!rlmd_xen_release(broker, client, msg))
+		rlmd_release_own(broker, client, msg);
+}
+
+void rlmd_release_own(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_release *msg)
 {
 	struct rlmd_link *link = rlmd_link_by_id(&broker->links, msg->link);
 	struct rlmd_segment *segment;
@@ -387,7 +427,7 @@ void rlmd_links_close(struct rlmd_broker *broker, struct rlmd_client *client)
 		if (link->leaving)
 			useless = !rlmd_link_is_awaited(broker, link->id);
 		if (was_open)
-			drop_send(link, RLM_ALL_SEGMENTS);
+			drop_send(broker, link, RLM_ALL_SEGMENTS);
 		if (useless)
 			link_forget(broker, link);
 	}

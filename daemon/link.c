@@ -57,6 +57,7 @@ struct rlmd_link *rlmd_link_new(struct rlmd_links *links, struct rlmd_party *a, 
 		link->id = links->random();
 	while (link->id == 0 || rlmd_link_by_id(links, link->id));
 	pair_make(link->pair, a, b);
+	link->far = a->far || b->far;
 	end_init(link, 0, a);
 	end_init(link, 1, b);
 	HASH_ADD(hh, links->by_id, id, sizeof(link->id), link);
@@ -168,9 +169,11 @@ struct rlmd_segment *rlmd_segment_by_number(struct rlmd_link *link, uint32_t num
 	return NULL;
 }
 
-static uint64_t segment_memory(const struct rlmd_limits *limits)
+static uint64_t segment_memory(const struct rlmd_limits *limits, bool far)
 {
-	return 2 * rlm_region_size(limits->slots, limits->ring_size);
+	struct rlmd_shape shape = rlmd_limits_shape(limits, far);
+
+	return 2 * rlm_region_size(shape.slots, shape.ring_size);
 }
 
 static bool fits(uint64_t used, uint64_t more, uint64_t limit)
@@ -182,7 +185,7 @@ bool rlmd_segment_allowed(const struct rlmd_links *links, const struct rlmd_link
 			  const struct rlmd_party *b)
 {
 	const struct rlmd_limits *limits = links->limits;
-	uint64_t more = segment_memory(limits);
+	uint64_t more = segment_memory(limits, a->far || b->far);
 
 	return fits(link ? link->memory : 0, more, limits->memory_per_link) &&
 	       fits(a->memory, more, limits->memory_per_process) && fits(b->memory, more, limits->memory_per_process) &&
@@ -191,17 +194,17 @@ bool rlmd_segment_allowed(const struct rlmd_links *links, const struct rlmd_link
 
 struct rlmd_segment *rlmd_segment_new(struct rlmd_links *links, struct rlmd_link *link, double now)
 {
-	uint32_t slots = links->limits->slots;
-	struct rlmd_segment *segment = calloc(1, sizeof(*segment) + slots * sizeof(segment->slot[0]));
+	struct rlmd_shape shape = rlmd_limits_shape(links->limits, link->far);
+	struct rlmd_segment *segment = calloc(1, sizeof(*segment) + shape.slots * sizeof(segment->slot[0]));
 
 	if (!segment)
 		return NULL;
 	segment->link = link;
 	segment->number = link->next_segment++;
-	segment->slots = slots;
-	segment->ring_size = links->limits->ring_size;
-	segment->memory = segment_memory(links->limits);
-	for (uint32_t i = 0; i < slots; i++) {
+	segment->slots = shape.slots;
+	segment->ring_size = shape.ring_size;
+	segment->memory = segment_memory(links->limits, link->far);
+	for (uint32_t i = 0; i < shape.slots; i++) {
 		do
 			segment->slot[i].first = (uint32_t)links->random();
 		while (segment->slot[i].first == 0);

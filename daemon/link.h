@@ -21,6 +21,7 @@ struct rlmd_domain;
 struct rlmd_party {
 	uint64_t id;	 // unique over the broker's life
 	uint64_t memory; // bytes of all its links' segments
+	bool far;	 // lives in another Xen domain
 	struct rlmd_link_end *ends;
 };
 
@@ -59,6 +60,7 @@ struct rlmd_link {
 	} end[2];
 	bool closed;
 	bool leaving; // its processes were told to leave it, see leave.c
+	bool far; // its ends are in two Xen domains: its segments have the shape that channels can have
 	uint32_t next_segment;
 	uint64_t memory;
 	struct rlmd_segment *segments;

@@ -13,11 +13,13 @@
 #include "log.h"
 #include "move.h"
 #include "server.h"
+#include "xen.h"
 
 struct options {
 	const char *socket;
 	const char *config; // NULL: the default one, if it is there
 	const char *host;   // NULL: what the machine is called
+	enum rlmd_role role;
 };
 
 static void usage_error(poptContext context, const char *what, const char *why)
@@ -27,9 +29,22 @@ static void usage_error(poptContext context, const char *what, const char *why)
 	exit(2);
 }
 
+static int role_parse(const char *name, enum rlmd_role *role)
+{
+	static const char *const names[] = {
+	    [RLMD_ROLE_AUTO] = "auto", [RLMD_ROLE_LOCAL] = "local", [RLMD_ROLE_BROKER] = "broker", [RLMD_ROLE_GUEST] = "guest"};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (strcmp(name, names[i]) == 0) {
+			*role = (enum rlmd_role)i;
+			return 0;
+		}
+	return -1;
+}
+
 static void options_read(struct options *options, int argc, const char **argv)
 {
-	static char *socket_path, *config, *level, *host;
+	static char *socket_path, *config, *level, *host, *role;
 	static int version, foreground;
 	struct poptOption table[] = {
 	    {"socket", 's', POPT_ARG_STRING, &socket_path, 0,
@@ -39,6 +54,7 @@ static void options_read(struct options *options, int argc, const char **argv)
 	    {"host", 'H', POPT_ARG_STRING, &host, 0, "what this host is called (default: the machine's name)", "NAME"},
 	    {"foreground", 'f', POPT_ARG_NONE, &foreground, 0, "stay in the foreground (always so)", NULL},
 	    {"log", 'l', POPT_ARG_STRING, &level, 0, "error, warn, info (default) or debug", "LEVEL"},
+	    {"role", 'r', POPT_ARG_STRING, &role, 0, "auto (default), local, broker (in dom0 of Xen) or guest (in a domU)", "ROLE"},
 	    {"version", 'V', POPT_ARG_NONE, &version, 0, "print the version", NULL},
 	    POPT_AUTOHELP POPT_TABLEEND};
 	poptContext context = poptGetContext("rlmd", argc, argv, table, 0);
@@ -50,6 +66,8 @@ static void options_read(struct options *options, int argc, const char **argv)
 		usage_error(context, poptPeekArg(context), "unexpected argument");
 	if (level && rlmd_log_level(level))
 		usage_error(context, level, "must be error, warn, info or debug");
+	if (role && role_parse(role, &options->role))
+		usage_error(context, role, "must be auto, local, broker or guest");
 	if (version) {
 		printf("rlmd %s\n", RLM_VERSION);
 		exit(0);
@@ -123,7 +141,7 @@ static void serve(struct rlmd_broker *broker, const struct options *options)
 
 int main(int argc, char **argv)
 {
-	struct options options;
+	struct options options = {.role = RLMD_ROLE_AUTO};
 	struct rlmd_broker broker;
 	struct rlmd_server server;
 	char error[512];
@@ -145,14 +163,19 @@ int main(int argc, char **argv)
 		log_error("%s", error);
 		goto out;
 	}
+	if (rlmd_xen_init(&broker, options.role == RLMD_ROLE_AUTO ? rlmd_xen_role() : options.role, error, sizeof(error))) {
+		log_error("%s", error);
+		goto out_server;
+	}
 	err = rlmd_isolate_privileges();
 	if (err)
 		log_warn("cannot give up privileges: %s", strerror(-err));
 	if (!broker.isn)
 		log_info("without CAP_NET_ADMIN: only connections within one network namespace are accelerated");
 	serve(&broker, &options);
-	rlmd_server_deinit(&server);
 	status = 0;
+out_server:
+	rlmd_server_deinit(&server);
 out:
 	rlmd_broker_deinit(&broker);
 	return status;

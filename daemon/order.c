@@ -17,7 +17,7 @@ json_t *rlmd_order(struct rlmd_broker *broker, struct rlmd_client *asking, const
 	if (pid && !json_is_integer(pid))
 		return json_pack("{ss}", "error", "\"pid\" must be a number; without it all processes are meant");
 	DL_FOREACH (broker->clients, client) {
-		if (!client->hello || client->doomed || (pid && json_integer_value(pid) != client->pid))
+		if (!client->hello || client->doomed || (pid && (client->guest || json_integer_value(pid) != client->pid)))
 			continue;
 		rlmd_client_send(client, &msg, NULL, 0);
 		told++;

@@ -8,6 +8,7 @@
 
 #include "broker.h"
 #include "move.h"
+#include "xen.h"
 
 typedef json_t *(*report_fn)(struct rlmd_broker *broker, struct rlmd_client *asking, const json_t *request);
 
@@ -22,8 +23,8 @@ static json_t *status(struct rlmd_broker *broker, struct rlmd_client *asking, co
 	struct rlmd_client *client;
 
 	DL_FOREACH (broker->clients, client)
-		processes += client->hello;
-	return json_pack("{ss ss ss si sf ss sb sI sI sI sI}", "version", RLM_VERSION, "role", broker->backend->name, "host", broker->host,
+		processes += client->table != NULL;
+	return json_pack("{ss ss ss si sf ss sb sI sI sI sI}", "version", RLM_VERSION, "role", rlmd_xen_role_name(broker), "host", broker->host,
 			 "pid", (int)getpid(), "uptime", ev_time() - broker->started, "config", broker->config_path,
 			 "sequence_numbers", broker->isn, "processes", (json_int_t)processes, "links",
 			 (json_int_t)HASH_COUNT(broker->links.by_id), "connections_bound",
@@ -76,7 +77,7 @@ static json_t *processes_json(struct rlmd_broker *broker, struct rlmd_client *as
 	struct rlmd_sums sums;
 
 	DL_FOREACH (broker->clients, client) {
-		if (!client->hello || !rlmd_report_may_see(asking, client))
+		if (!client->table || !rlmd_report_may_see(asking, client))
 			continue;
 		memset(&sums, 0, sizeof(sums));
 		if (table_first(broker, client))
@@ -145,8 +146,12 @@ static json_t *domains(struct rlmd_broker *broker, struct rlmd_client *asking, c
 	json_t *list = json_array();
 	struct rlmd_domain *domain, *next;
 
-	HASH_ITER (hh, broker->domains.by_cookie, domain, next)
-		json_array_append_new(list, domain_json(broker, domain));
+	HASH_ITER (hh, broker->domains.by_cookie, domain, next) {
+		json_t *json = domain_json(broker, domain);
+
+		rlmd_xen_report(domain, json);
+		json_array_append_new(list, json);
+	}
 	return json_pack("{so}", "domains", list);
 }
 

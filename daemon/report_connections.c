@@ -148,7 +148,7 @@ void rlmd_report_connections(struct rlmd_broker *broker, struct rlmd_client *ask
 	struct rlmd_client *client, *other;
 
 	DL_FOREACH (broker->clients, client) {
-		if (!client->hello || client->doomed || !rlmd_report_may_see(asking, client))
+		if (!client->table || client->doomed || !rlmd_report_may_see(asking, client))
 			continue;
 		DL_FOREACH (broker->clients, other)
 			if (other->table == client->table)

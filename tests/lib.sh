@@ -4,7 +4,7 @@
 
 # What building needs, and what the tests need on top.
 build_packages=(build-essential cmake pkg-config libev-dev libjansson-dev libconfuse-dev libpopt-dev libncurses-dev
-	uthash-dev libbpf-dev libmnl-dev libcap-ng-dev libseccomp-dev libmicrohttpd-dev)
+	uthash-dev libbpf-dev libmnl-dev libcap-ng-dev libseccomp-dev libmicrohttpd-dev libxen-dev)
 test_packages=(clang libclang-rt-dev libcmocka-dev python3 spin iproute2 nftables jq curl iperf3 redis-server redis-tools nginx-light memcached
 	socat wrk util-linux procps)
 

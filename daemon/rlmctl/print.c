@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "print.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -237,24 +238,52 @@ void print_groups(const json_t *reply)
 	}
 }
 
+static void list_text(char *text, size_t size, const json_t *list)
+{
+	json_t *item;
+	size_t i, at = 0;
+
+	text[0] = 0;
+	json_array_foreach(list, i, item) if (at < size)
+		at += (size_t)snprintf(text + at, size - at, "%s%s", i ? "," : "", json_string_value(item));
+}
+
+// On Xen a domain has more to tell.
+static bool has_xen(const json_t *domains)
+{
+	json_t *domain;
+	size_t i;
+
+	json_array_foreach(domains, i, domain) if (json_object_get(domain, "uuid"))
+		return true;
+	return false;
+}
+
 void print_domains(const json_t *reply)
 {
-	static const char *const heads[] = {"DOMAIN", "GROUP", "HOST", "STATE", "SESSIONS", "LOCATION", "INODE"};
+	static const char *const heads[] = {"DOMAIN",	"GROUP", "HOST", "STATE", "SESSIONS", "LOCATION",
+					    "INODE", "ID",	 "UUID", "MAC",	  "ADDRESSES"};
+	bool xen = has_xen(json_object_get(reply, "domains"));
 	struct table table;
 	json_t *domain;
 	size_t i;
 
-	table_init(&table, 7, "llllrll");
+	table_init(&table, xen ? 11 : 7, "llllrllllll");
 	table_line(&table, heads);
 	json_array_foreach(json_object_get(reply, "domains"), i, domain)
 	{
-		char sessions[24], inode[24];
+		char sessions[24], inode[24], id[24] = "", macs[CELL_MAX], addresses[CELL_MAX];
 
+		if (json_object_get(domain, "id"))
+			snprintf(id, sizeof(id), "%lld", (long long)number_of(domain, "id"));
+		list_text(macs, sizeof(macs), json_object_get(domain, "macs"));
+		list_text(addresses, sizeof(addresses), json_object_get(domain, "addresses"));
 		snprintf(sessions, sizeof(sessions), "%lld", (long long)number_of(domain, "sessions"));
 		snprintf(inode, sizeof(inode), "%lld", (long long)number_of(domain, "inode"));
 		const char *cells[] = {text_of(domain, "name"),	 text_of(domain, "group"), text_of(domain, "host"),
 				       text_of(domain, "state"), sessions,		   text_of(domain, "location"),
-				       inode};
+				       inode,			 id,			   text_of(domain, "uuid"),
+				       macs,			 addresses};
 		table_line(&table, cells);
 	}
 	table_print(&table);

@@ -179,6 +179,29 @@ static struct rlmd_limits limits_small(void)
 				    .memory_total = 4 * 32768};
 }
 
+// Segments between domains have a shape of their own.
+static void test_far(void **state)
+{
+	struct rlmd_limits limits = limits_small();
+	struct rlmd_party here = {.id = 1}, there = {.id = 2, .far = true};
+	struct rlmd_links links;
+	struct rlmd_segment *segment;
+	struct rlmd_link *link;
+
+	limits.xen = (struct rlmd_shape){.slots = 1, .ring_size = 16384};
+	rlmd_links_init(&links, &limits, fake_random);
+	link = rlmd_link_new(&links, &here, &there);
+	assert_true(link->far);
+	assert_true(rlmd_segment_allowed(&links, link, &here, &there));
+	segment = rlmd_segment_new(&links, link, 0);
+	assert_int_equal(segment->slots, 1);
+	assert_int_equal(segment->ring_size, 16384);
+	assert_int_equal(link->memory, 2 * (4096 + 4096 + 16384));
+	assert_false(rlmd_segment_allowed(&links, link, &here, &there));
+	rlmd_link_free(&links, link);
+	assert_int_equal(links.memory, 0);
+}
+
 static void test_limits(void **state)
 {
 	struct rlmd_limits limits = limits_small();
@@ -309,9 +332,11 @@ static void test_groups(void **state)
 
 static void test_patterns(void **state)
 {
-	static const char *const good[] = {"host", "*", "netns:a", "netns:*", "netns:a-*", "netns:[12]"};
+	static const char *const good[] = {"host", "*", "netns:a", "netns:*", "netns:a-*", "netns:[12]",
+					   "domain:web", "domain:*", "uuid:0a1b-22", "uuid:0a*"};
 	static const char *const wrong[] = {"",		"hosts",    "netns:",	 "netns:a*b", "netns:[x]",
-					    "netns:[1", "netns:[]", "netns:a/b", "a",	      "netns:[1]*"};
+					    "netns:[1", "netns:[]", "netns:a/b", "a",	      "netns:[1]*",
+					    "domain:",	"uuid:",     "uuid:xyz"};
 
 	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
 		assert_true(rlmd_pattern_valid(good[i]));
@@ -340,6 +365,7 @@ static void test_config(void **state)
 	assert_int_equal(rlmd_config_load(&config, "/nowhere/rlmd.conf", false, error, sizeof(error)), 0);
 	assert_int_equal(rlmd_config_load(&config, "/nowhere/rlmd.conf", true, error, sizeof(error)), -ENOENT);
 	path = config_file("# text\nring_size = 64K\nslots=4\nmemory_total = \"2 GiB\"\nidle_time = 0.5\n"
+			   "xen_slots = 1\nxen_ring_size = 1M\n"
 			   "group a { domain = {host, \"netns:x*\"} }\ngroup b { domain = {\"netns:[7]\"} }\n");
 	assert_int_equal(rlmd_config_load(&config, path, true, error, sizeof(error)), 0);
 	assert_int_equal(config.limits.ring_size, 65536);
@@ -347,6 +373,8 @@ static void test_config(void **state)
 	assert_true(config.limits.memory_total == 2ull << 30);
 	assert_int_equal(config.limits.memory_per_link, 64 << 20);
 	assert_true(config.limits.idle_time == 0.5);
+	assert_int_equal(config.limits.xen.slots, 1);
+	assert_int_equal(config.limits.xen.ring_size, 1 << 20);
 	assert_int_equal(config.groups.count, 2);
 	assert_string_equal(config.groups.list[0].patterns[1], "netns:x*");
 	unlink(path);
@@ -366,6 +394,8 @@ static void test_config_errors(void **state)
 	    {"memory_per_link = 1X\n", ":1: ", "units K, M, G"},
 	    {"memory_total = 99999999999999999999\n", ":1: ", "units K, M, G"},
 	    {"idle_time = -1\n", ":1: ", "seconds from 0 to 86400"},
+	    {"xen_slots = 3\n", ":1: ", "power of two"},
+	    {"xen_ring_size = 1M\n", ": ", "must fit 1 MiB"},
 	    {"offers_per_process = 0\n", ":1: ", "from 1 to 1048576"},
 	    {"group g {\n domain = {\"web\"}\n}\n", ":2: ", "must be \"host\", \"netns:NAME\""},
 	    {"group g {\n colour = 1\n}\n", ":2: ", "allowed in a group: domain"},
@@ -454,6 +484,7 @@ int main(void)
 	    cmocka_unit_test(test_match_both_names),
 	    cmocka_unit_test(test_match_random),
 	    cmocka_unit_test(test_limits),
+	    cmocka_unit_test(test_far),
 	    cmocka_unit_test(test_slots),
 	    cmocka_unit_test(test_worn),
 	    cmocka_unit_test(test_groups),

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The guest role: asks the broker for a channel, offers it what has no peer in this domain, and does for our processes what it says.
+#include <errno.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include <libxenvchan.h>
+#include <xenstore.h>
+
+#include "log.h"
+#include "xen_internal.h"
+
+#define ASK_AGAIN 0.5 // seconds after a channel ended
+
+static void up(struct rlmd_broker *broker, const void *message)
+{
+	rlmd_pipe_send(&broker->xen->pipe, message);
+}
+
+static bool upwards(const struct rlmd_broker *broker)
+{
+	return broker->xen && broker->xen->role == RLMD_ROLE_GUEST && broker->xen->welcome;
+}
+
+static void half_up(struct rlmd_broker *broker, const struct rlmd_wire_half *half)
+{
+	up(broker, half);
+}
+
+static void release_up(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_release *release)
+{
+	struct rlmd_wire_message wire = {.header = {.type = RLMD_WIRE_MESSAGE,
+						    .size = offsetof(struct rlmd_wire_message, msg) + sizeof(*release),
+						    .client = client->number}};
+
+	wire.msg.release = *release;
+	up(broker, &wire);
+}
+
+static void left_up(struct rlmd_broker *broker, struct rlmd_client *client, uint64_t link, uint32_t side)
+{
+	struct rlmd_wire_message wire = {.header = {.type = RLMD_WIRE_MESSAGE,
+						    .size = offsetof(struct rlmd_wire_message, msg) + sizeof(wire.msg.left),
+						    .client = client->number},
+					 .msg.left = {.header = {.type = RLM_MSG_LEFT, .size = sizeof(wire.msg.left)}, .link = link, .side = side}};
+
+	up(broker, &wire);
+}
+
+bool rlmd_xen_left(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_left *left)
+{
+	if (!broker->xen || client->guest || !rlmd_far_left(&broker->xen->far, client, left) || broker->xen->role != RLMD_ROLE_GUEST)
+		return false;
+	left_up(broker, client, left->link, left->side);
+	return true;
+}
+
+// --- our processes
+
+static void client_up(struct rlmd_broker *broker, struct rlmd_client *client)
+{
+	struct rlmd_wire_client wire = {.header = {.type = RLMD_WIRE_CLIENT, .size = sizeof(wire), .client = client->number},
+					.pid = (uint32_t)client->pid,
+					.uid = client->uid};
+
+	memcpy(wire.command, client->command, sizeof(wire.command));
+	up(broker, &wire);
+}
+
+void rlmd_xen_client_new(struct rlmd_broker *broker, struct rlmd_client *client)
+{
+	if (client->guest)
+		return;
+	client->number = (uint32_t)client->party.id;
+	if (upwards(broker))
+		client_up(broker, client);
+}
+
+void rlmd_guest_client_gone(struct rlmd_broker *broker, struct rlmd_client *client)
+{
+	struct rlmd_wire_header wire = {.type = RLMD_WIRE_GONE, .size = sizeof(wire), .client = client->number};
+
+	if (upwards(broker) && client->hello)
+		up(broker, &wire);
+}
+
+void rlmd_xen_offered(struct rlmd_broker *broker, struct rlmd_offer *offer)
+{
+	struct rlmd_wire_offer wire = {.header = {.type = RLMD_WIRE_OFFER, .size = sizeof(wire), .client = offer->client->number},
+				       .conn = offer->conn,
+				       .isn = offer->end.isn,
+				       .local = offer->end.tuple.local,
+				       .remote = offer->end.tuple.remote};
+
+	if (!upwards(broker) || !offer->end.has[RLMD_NAME_ISN] || offer->upwards)
+		return;
+	offer->upwards = true;
+	up(broker, &wire);
+}
+
+void rlmd_xen_withdrawn(struct rlmd_broker *broker, struct rlmd_offer *offer)
+{
+	struct rlmd_wire_message wire = {
+	    .header = {.type = RLMD_WIRE_MESSAGE,
+		       .size = offsetof(struct rlmd_wire_message, msg) + sizeof(wire.msg.withdraw),
+		       .client = offer->client->number},
+	    .msg.withdraw = {.header = {.type = RLM_MSG_WITHDRAW, .size = sizeof(wire.msg.withdraw)}, .conn = offer->conn}};
+
+	if (upwards(broker) && offer->upwards)
+		up(broker, &wire);
+}
+
+static struct rlmd_client *client_find(struct rlmd_broker *broker, uint32_t number)
+{
+	struct rlmd_client *client;
+
+	DL_SEARCH_SCALAR(broker->clients, client, number, number);
+	return client && !client->doomed ? client : NULL;
+}
+
+static struct rlmd_offer *offer_find(struct rlmd_client *client, struct rlm_conn_ref conn)
+{
+	struct rlmd_offer *offer;
+
+	HASH_FIND(hh, client->offers, &conn.index, sizeof(conn.index), offer);
+	return offer && offer->conn.generation == conn.generation && offer->upwards ? offer : NULL;
+}
+
+// --- what the broker says
+
+// It matched what is not offered any more: matched here meanwhile, or withdrawn.
+static void bind_refuse(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_bind *bind)
+{
+	struct rlm_msg_release release = {.header = {.type = RLM_MSG_RELEASE, .size = sizeof(release)},
+					  .link = bind->link,
+					  .side = bind->side,
+					  .segment = bind->segment,
+					  .slot = bind->slot,
+					  .epoch = bind->epoch};
+
+	release_up(broker, client, &release);
+}
+
+static void bind_pass(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlmd_wire_message *wire)
+{
+	struct rlmd_offer *offer = offer_find(client, wire->msg.bind.conn);
+
+	if (!offer) {
+		bind_refuse(broker, client, &wire->msg.bind);
+		return;
+	}
+	broker->counters.matches++;
+	rlmd_event(&broker->events, "matched", offer->domain->name, "broker", "%s[%d] port %u", client->command, (int)client->pid,
+		   offer->end.tuple.local.port);
+	offer->upwards = false;
+	rlmd_offer_free(broker, offer);
+	rlmd_far_deliver(&broker->xen->far, client, 0, &wire->msg);
+}
+
+static void note(struct rlmd_client *client, const struct rlm_msg_note *msg)
+{
+	struct rlmd_offer *offer = offer_find(client, msg->conn);
+
+	if (offer)
+		rlmd_offer_note(offer, msg->why, false);
+}
+
+static void message(struct rlmd_broker *broker, const struct rlmd_wire_message *wire)
+{
+	struct rlmd_client *client = client_find(broker, wire->header.client);
+
+	if (!client)
+		return; // the broker hears that it is gone
+	switch (wire->msg.header.type) {
+	case RLM_MSG_BIND:
+		bind_pass(broker, client, wire);
+		break;
+	case RLM_MSG_LEAVE:
+		if (!rlmd_far_knows(&broker->xen->far, client, wire->msg.leave.link))
+			left_up(broker, client, wire->msg.leave.link, wire->msg.leave.side);
+		else
+			rlmd_far_deliver(&broker->xen->far, client, 0, &wire->msg);
+		break;
+	case RLM_MSG_LINK:
+	case RLM_MSG_SEGMENT:
+	case RLM_MSG_DROP:
+		rlmd_far_deliver(&broker->xen->far, client, wire->peer_domain, &wire->msg);
+		break;
+	case RLM_MSG_NOTE:
+		note(client, &wire->msg.note);
+		break;
+	case RLM_MSG_ORDER:
+		rlmd_client_send(client, &wire->msg, NULL, 0);
+		break;
+	}
+}
+
+static void welcome(struct rlmd_broker *broker, const struct rlmd_wire_welcome *wire)
+{
+	struct rlmd_client *client;
+	struct rlmd_offer *offer, *next;
+
+	if (wire->version != RLMD_WIRE_VERSION) {
+		log_error("the broker speaks version %u, we speak %u", wire->version, RLMD_WIRE_VERSION);
+		return;
+	}
+	broker->xen->welcome = true;
+	broker->xen->location = wire->location;
+	log_info("the broker calls us %.64s, location %016llx", wire->name, (unsigned long long)wire->location);
+	rlmd_event(&broker->events, "broker", "host", NULL, "registered as %.64s, location %016llx", wire->name,
+		   (unsigned long long)wire->location);
+	DL_FOREACH (broker->clients, client) {
+		if (!client->hello)
+			continue;
+		client_up(broker, client);
+		HASH_ITER (hh, client->offers, offer, next)
+			rlmd_xen_offered(broker, offer);
+	}
+}
+
+static void on_message(void *owner, const union rlmd_wire *wire)
+{
+	struct rlmd_broker *broker = owner;
+
+	switch (wire->header.type) {
+	case RLMD_WIRE_WELCOME:
+		welcome(broker, &wire->welcome);
+		break;
+	case RLMD_WIRE_MESSAGE:
+		message(broker, &wire->message);
+		break;
+	case RLMD_WIRE_HALF:
+		rlmd_far_half(&broker->xen->far, &wire->half);
+		break;
+	case RLMD_WIRE_GONE: // a domain
+		rlmd_far_domain_lost(&broker->xen->far, wire->header.client);
+		break;
+	}
+}
+
+// --- the channel
+
+static void ask(struct rlmd_broker *broker)
+{
+	char value[32];
+
+	snprintf(value, sizeof(value), "%016llx", (unsigned long long)rlmd_random());
+	if (!xs_write(broker->xen->store, XBT_NULL, RLMD_WIRE_ASK_NODE, value, (unsigned)strlen(value)))
+		log_warn("cannot ask the broker for a channel: xenstore: %s", strerror(errno));
+}
+
+static void on_ask_again(struct ev_loop *loop, ev_timer *timer, int events)
+{
+	ask(timer->data);
+}
+
+static void on_over(void *owner, const char *why)
+{
+	struct rlmd_broker *broker = owner;
+	struct rlmd_client *client;
+	struct rlmd_offer *offer, *next;
+
+	log_info("the broker is gone (%s): connections go on, new ones between domains stay on TCP", why);
+	rlmd_event(&broker->events, "broker-gone", "host", NULL, "%s", why);
+	broker->xen->welcome = false;
+	DL_FOREACH (broker->clients, client)
+		HASH_ITER (hh, client->offers, offer, next)
+			offer->upwards = false;
+	rlmd_far_broker_lost(&broker->xen->far);
+	ev_timer_set(&broker->xen->ask_again, ASK_AGAIN, 0);
+	ev_timer_start(broker->loop, &broker->xen->ask_again);
+}
+
+static bool address_take(struct rlmd_endpoint *endpoint, const struct sockaddr *address)
+{
+	memset(endpoint, 0, sizeof(*endpoint));
+	endpoint->family = address->sa_family;
+	if (address->sa_family == AF_INET)
+		memcpy(endpoint->address, &((const struct sockaddr_in *)address)->sin_addr, 4);
+	else if (address->sa_family == AF_INET6)
+		memcpy(endpoint->address, &((const struct sockaddr_in6 *)address)->sin6_addr, 16);
+	else
+		return false;
+	return true;
+}
+
+static void hello(struct rlmd_broker *broker)
+{
+	struct rlmd_wire_hello wire = {.header = {.type = RLMD_WIRE_HELLO, .size = sizeof(wire)}, .version = RLMD_WIRE_VERSION};
+	struct ifaddrs *list = NULL;
+
+	if (getifaddrs(&list) == 0)
+		for (struct ifaddrs *at = list; at && wire.addresses < RLMD_WIRE_ADDRESSES; at = at->ifa_next)
+			if (at->ifa_addr && !(at->ifa_flags & IFF_LOOPBACK) &&
+			    address_take(&wire.address[wire.addresses], at->ifa_addr))
+				wire.addresses++;
+	freeifaddrs(list);
+	up(broker, &wire);
+}
+
+// The broker serves a channel, perhaps a new one.
+static void channel_look(struct rlmd_broker *broker)
+{
+	struct rlmd_xen *xen = broker->xen;
+	char ref[24], port[24], served[sizeof(xen->served)];
+	struct libxenvchan *channel;
+
+	if (!rlmd_store_read(xen, RLMD_WIRE_CHANNEL_NODE "/ring-ref", ref, sizeof(ref)) ||
+	    !rlmd_store_read(xen, RLMD_WIRE_CHANNEL_NODE "/event-channel", port, sizeof(port)))
+		return;
+	snprintf(served, sizeof(served), "%s %s", ref, port);
+	if (xen->pipe.channel && strcmp(served, xen->served) == 0)
+		return;
+	if (xen->pipe.channel) {
+		rlmd_pipe_close(&xen->pipe);
+		on_over(broker, "it serves another channel");
+		ev_timer_stop(broker->loop, &xen->ask_again);
+	}
+	channel = libxenvchan_client_init(NULL, 0, RLMD_WIRE_CHANNEL_NODE);
+	if (!channel) {
+		log_debug("cannot attach to the broker's channel yet: %s", strerror(errno));
+		return;
+	}
+	memcpy(xen->served, served, sizeof(xen->served));
+	rlmd_pipe_open(&xen->pipe, broker->loop, channel);
+	hello(broker);
+}
+
+static void on_watch(struct rlmd_broker *broker, const char *path, const char *token)
+{
+	channel_look(broker);
+}
+
+int rlmd_guest_role_init(struct rlmd_broker *broker, char *error, size_t error_size)
+{
+	struct rlmd_xen *xen = broker->xen;
+
+	xen->far.half = half_up;
+	xen->far.release = release_up;
+	xen->pipe.owner = broker;
+	xen->pipe.message = on_message;
+	xen->pipe.over = on_over;
+	ev_timer_init(&xen->ask_again, on_ask_again, 0, 0);
+	xen->ask_again.data = broker;
+	rlmd_store_watch(broker, on_watch);
+	if (!xs_watch(xen->store, RLMD_WIRE_CHANNEL_NODE, "channel")) {
+		snprintf(error, error_size, "cannot watch xenstore: %s", strerror(errno));
+		return -EIO;
+	}
+	ask(broker);
+	return 0;
+}
+
+void rlmd_guest_role_deinit(struct rlmd_broker *broker)
+{
+	ev_timer_stop(broker->loop, &broker->xen->ask_again);
+	rlmd_pipe_close(&broker->xen->pipe);
+	xs_rm(broker->xen->store, XBT_NULL, RLMD_WIRE_ASK_NODE);
+}

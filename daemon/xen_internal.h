@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What the parts of the Xen roles know of one another.
+#ifndef RLMD_XEN_INTERNAL_H
+#define RLMD_XEN_INTERNAL_H
+
+#include <ev.h>
+
+#include "broker.h"
+#include "xen.h"
+#include "xen_far.h"
+#include "xen_pipe.h"
+
+struct xs_handle;
+
+// A domain of the host, as the broker sees it.
+struct rlmd_guest {
+	struct rlmd_broker *broker;
+	struct rlmd_guest *prev, *next; // rlmd_xen.guests
+	unsigned id;			// Xen's number
+	bool seen;			// in the last look at xenstore
+	bool hello;
+	uint64_t location;
+	char uuid[40];
+	char macs[4][18];
+	unsigned mac_count;
+	uint32_t address_count;
+	struct rlmd_endpoint address[RLMD_WIRE_ADDRESSES]; // as it says itself
+	char asked[64];	   // the value it asked for a channel with; "": did not
+	struct rlmd_domain *domain; // reference
+	struct rlmd_pipe pipe;
+	struct rlmd_client *clients; // by number
+	unsigned client_count;
+};
+
+struct rlmd_xen {
+	enum rlmd_role role;
+	struct xs_handle *store;
+	ev_io watch;
+	struct rlmd_far far;
+	// broker
+	struct rlmd_guest *guests;
+	struct rlmd_guest nobody; // of clients whose domain is gone, until they are taken apart
+	struct rlmd_failed_link *failed;
+	ev_timer failed_turn;
+	// guest
+	struct rlmd_pipe pipe;
+	bool welcome;
+	char served[64]; // the channel that we have or tried: ring-ref and event-channel
+	ev_timer ask_again;
+	uint64_t location;
+};
+
+// Calls fired for each watch that fired, with its path and token.
+void rlmd_store_watch(struct rlmd_broker *broker, void (*fired)(struct rlmd_broker *broker, const char *path, const char *token));
+// A copy of a node's value, cut to size; "" when there is none.
+bool rlmd_store_read(struct rlmd_xen *xen, const char *path, char *value, size_t size);
+
+// A process of ours is gone: tells the broker.
+void rlmd_guest_client_gone(struct rlmd_broker *broker, struct rlmd_client *client);
+int rlmd_guest_role_init(struct rlmd_broker *broker, char *error, size_t error_size);
+void rlmd_guest_role_deinit(struct rlmd_broker *broker);
+int rlmd_broker_role_init(struct rlmd_broker *broker, char *error, size_t error_size);
+void rlmd_broker_role_deinit(struct rlmd_broker *broker);
+
+#endif

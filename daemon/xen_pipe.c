@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "xen_pipe.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <libxenvchan.h>
+
+#define OUT_MAX		  (4u << 20) // bytes waiting; who does not read that much does not read at all
+#define MESSAGES_PER_TURN 64
+
+static void over(struct rlmd_pipe *pipe, const char *why)
+{
+	rlmd_pipe_close(pipe);
+	pipe->over(pipe->owner, why);
+}
+
+static size_t size_min(uint16_t type)
+{
+	static const size_t sizes[] = {
+	    [RLMD_WIRE_HELLO] = sizeof(struct rlmd_wire_hello),
+	    [RLMD_WIRE_WELCOME] = sizeof(struct rlmd_wire_welcome),
+	    [RLMD_WIRE_CLIENT] = sizeof(struct rlmd_wire_client),
+	    [RLMD_WIRE_GONE] = sizeof(struct rlmd_wire_header),
+	    [RLMD_WIRE_OFFER] = sizeof(struct rlmd_wire_offer),
+	    [RLMD_WIRE_MESSAGE] = offsetof(struct rlmd_wire_message, msg) + sizeof(struct rlm_msg_header),
+	    [RLMD_WIRE_HALF] = sizeof(struct rlmd_wire_half),
+	    [RLMD_WIRE_ASK] = offsetof(struct rlmd_wire_text, text),
+	    [RLMD_WIRE_TELL] = offsetof(struct rlmd_wire_text, text),
+	};
+
+	return type < sizeof(sizes) / sizeof(sizes[0]) ? sizes[type] : 0;
+}
+
+static bool complete(const union rlmd_wire *in)
+{
+	size_t least = size_min(in->header.type);
+
+	if (!least || in->header.size < least)
+		return false;
+	if (in->header.type == RLMD_WIRE_MESSAGE)
+		return in->message.msg.header.size == in->header.size - offsetof(struct rlmd_wire_message, msg);
+	if (in->header.type == RLMD_WIRE_ASK || in->header.type == RLMD_WIRE_TELL)
+		return in->text.length == in->header.size - least;
+	return true;
+}
+
+// Bytes of the message that are still missing; -1: no such message.
+static long missing(const struct rlmd_pipe *pipe)
+{
+	size_t head = sizeof(pipe->in.header);
+
+	if (pipe->got < head)
+		return (long)(head - pipe->got);
+	if (pipe->in.header.size < head || pipe->in.header.size > sizeof(pipe->in))
+		return -1;
+	return (long)(pipe->in.header.size - pipe->got);
+}
+
+// False: nothing more to do now.
+static bool take(struct rlmd_pipe *pipe)
+{
+	long want = missing(pipe);
+	int got;
+
+	if (want < 0) {
+		over(pipe, "a message of impossible size");
+		return false;
+	}
+	got = want ? libxenvchan_read(pipe->channel, (char *)&pipe->in + pipe->got, (size_t)want) : 0;
+	if (got < 0) {
+		over(pipe, "closed");
+		return false;
+	}
+	pipe->got += (size_t)got;
+	if (got < want)
+		return false;
+	if (pipe->got == sizeof(pipe->in.header) && pipe->in.header.size != pipe->got)
+		return true;
+	if (!complete(&pipe->in)) {
+		over(pipe, "a malformed message");
+		return false;
+	}
+	pipe->got = 0;
+	pipe->message(pipe->owner, &pipe->in);
+	memset(&pipe->in, 0, sizeof(pipe->in));
+	return pipe->channel != NULL;
+}
+
+// False: the channel broke.
+static bool flush(struct rlmd_pipe *pipe)
+{
+	while (pipe->out_at < pipe->out_size) {
+		int written = libxenvchan_write(pipe->channel, pipe->out + pipe->out_at, pipe->out_size - pipe->out_at);
+
+		if (written < 0)
+			return false;
+		if (written == 0)
+			return true; // the peer notifies when there is room
+		pipe->out_at += (size_t)written;
+	}
+	pipe->out_at = pipe->out_size = 0;
+	return true;
+}
+
+static void turn(struct rlmd_pipe *pipe)
+{
+	int left = MESSAGES_PER_TURN;
+
+	if (pipe->broken || !flush(pipe)) {
+		over(pipe, "closed, or does not read");
+		return;
+	}
+	while (left > 0 && take(pipe))
+		left--;
+	if (!pipe->channel)
+		return;
+	if (left == 0)
+		ev_feed_event(pipe->loop, &pipe->again, EV_CUSTOM);
+	else if (libxenvchan_is_open(pipe->channel) == 0)
+		over(pipe, "closed");
+}
+
+static void on_readable(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct rlmd_pipe *pipe = io->data;
+
+	// Does not sleep: the descriptor is readable.
+	libxenvchan_wait(pipe->channel);
+	turn(pipe);
+}
+
+static void on_again(struct ev_loop *loop, ev_timer *timer, int events)
+{
+	turn(timer->data);
+}
+
+void rlmd_pipe_open(struct rlmd_pipe *pipe, struct ev_loop *loop, struct libxenvchan *channel)
+{
+	channel->blocking = 0;
+	pipe->channel = channel;
+	pipe->loop = loop;
+	pipe->broken = false;
+	pipe->got = pipe->out_at = pipe->out_size = 0;
+	ev_io_init(&pipe->readable, on_readable, libxenvchan_fd_for_select(channel), EV_READ);
+	ev_timer_init(&pipe->again, on_again, 0, 0);
+	pipe->readable.data = pipe->again.data = pipe;
+	ev_io_start(loop, &pipe->readable);
+	ev_feed_event(loop, &pipe->again, EV_CUSTOM); // what is there already
+}
+
+void rlmd_pipe_close(struct rlmd_pipe *pipe)
+{
+	if (!pipe->channel)
+		return;
+	ev_io_stop(pipe->loop, &pipe->readable);
+	ev_timer_stop(pipe->loop, &pipe->again);
+	ev_clear_pending(pipe->loop, &pipe->readable);
+	ev_clear_pending(pipe->loop, &pipe->again);
+	libxenvchan_close(pipe->channel);
+	pipe->channel = NULL;
+	free(pipe->out);
+	pipe->out = NULL;
+	pipe->out_at = pipe->out_size = pipe->out_room = 0;
+}
+
+static bool room_make(struct rlmd_pipe *pipe, size_t more)
+{
+	size_t room = pipe->out_room ? pipe->out_room : 4096;
+	char *grown;
+
+	if (pipe->out_at) {
+		memmove(pipe->out, pipe->out + pipe->out_at, pipe->out_size - pipe->out_at);
+		pipe->out_size -= pipe->out_at;
+		pipe->out_at = 0;
+	}
+	while (room < pipe->out_size + more)
+		room *= 2;
+	if (room == pipe->out_room)
+		return true;
+	grown = room <= OUT_MAX ? realloc(pipe->out, room) : NULL;
+	if (!grown)
+		return false;
+	pipe->out = grown;
+	pipe->out_room = room;
+	return true;
+}
+
+void rlmd_pipe_send(struct rlmd_pipe *pipe, const void *message)
+{
+	const struct rlmd_wire_header *header = message;
+
+	if (!pipe->channel)
+		return;
+	if (!room_make(pipe, header->size)) {
+		pipe->broken = true;
+	} else {
+		memcpy(pipe->out + pipe->out_size, message, header->size);
+		pipe->out_size += header->size;
+		pipe->broken = !flush(pipe);
+	}
+	if (pipe->broken)
+		ev_feed_event(pipe->loop, &pipe->again, EV_CUSTOM);
+}

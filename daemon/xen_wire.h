@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What the rlmd of a domain (guest) and the rlmd of dom0 (broker) say to one another over a libxenvchan channel.
+//
+//   guest  -> HELLO                         once
+//   broker -> WELCOME
+//   guest  -> CLIENT number                 a process has a session
+//   guest  -> OFFER number, conn, name      a connection that has no peer in its own domain
+//   guest  -> MESSAGE number                WITHDRAW or RELEASE, as the process would say it
+//   broker -> MESSAGE number                LINK, SEGMENT, BIND, DROP, NOTE or ORDER for the process
+//   both   -> HALF link, segment            what one side of a link has made for the other; the broker passes it on
+//   broker -> ASK; guest -> TELL...         JSON for rlmctl, in chunks
+//   guest  -> GONE number
+//
+// Two domains, one architecture: native byte order. The broker trusts no field; a message that breaks a rule ends the channel.
+#ifndef RLMD_XEN_WIRE_H
+#define RLMD_XEN_WIRE_H
+
+#include <stdint.h>
+
+#include "registry.h"
+#include "rlm/proto.h"
+
+#define RLMD_WIRE_VERSION   1u
+#define RLMD_WIRE_TEXT	    1024u
+#define RLMD_WIRE_ADDRESSES 16u
+#define RLMD_WIRE_RING	    4096 // bytes of the channel, each way
+// Below a domain's home in xenstore. The guest asks with a value that is new each time it starts, the broker answers by serving a channel.
+#define RLMD_WIRE_ASK_NODE     "data/rlm"
+#define RLMD_WIRE_CHANNEL_NODE "rlm/control"
+
+enum rlmd_wire_type {
+	RLMD_WIRE_HELLO = 1,
+	RLMD_WIRE_WELCOME,
+	RLMD_WIRE_CLIENT,
+	RLMD_WIRE_GONE,
+	RLMD_WIRE_OFFER,
+	RLMD_WIRE_MESSAGE,
+	RLMD_WIRE_HALF,
+	RLMD_WIRE_ASK,
+	RLMD_WIRE_TELL,
+};
+
+struct rlmd_wire_header {
+	uint16_t type;
+	uint16_t size;	 // bytes, header included
+	uint32_t client; // number that the guest gave to a process; 0: none
+};
+
+struct rlmd_wire_hello {
+	struct rlmd_wire_header header;
+	uint32_t version;
+	uint32_t addresses; // used in the list below
+	struct rlmd_endpoint address[RLMD_WIRE_ADDRESSES]; // of its interfaces; port is 0
+};
+
+struct rlmd_wire_welcome {
+	struct rlmd_wire_header header;
+	uint32_t version;
+	uint32_t reserved;
+	uint64_t location; // of this stay of the domain
+	char name[64];	   // what the broker calls it
+};
+
+struct rlmd_wire_client {
+	struct rlmd_wire_header header;
+	uint32_t pid;
+	uint32_t uid;
+	char command[32];
+};
+
+struct rlmd_wire_offer {
+	struct rlmd_wire_header header;
+	struct rlm_conn_ref conn;
+	struct rlmd_isn isn;
+	struct rlmd_endpoint local;
+	struct rlmd_endpoint remote;
+};
+
+struct rlmd_wire_message {
+	struct rlmd_wire_header header; // size: as long as the message
+	uint32_t peer_domain;		// LINK: where the other end is
+	uint32_t reserved;
+	union rlm_msg msg;
+};
+
+struct rlmd_wire_half {
+	struct rlmd_wire_header header; // client: who holds this side, or is to get it
+	uint64_t link;
+	uint32_t side;	  // who made it
+	uint32_t segment; // RLM_ALL_SEGMENTS: the link's control doorbell
+	int32_t status;	  // 0, or -errno: it could not be made, the link is useless
+	uint32_t page_ref;
+	uint32_t port;
+	uint32_t reserved;
+};
+
+struct rlmd_wire_text {
+	struct rlmd_wire_header header;
+	uint32_t question; // the broker's number for it
+	uint32_t more;
+	uint32_t length;
+	char text[RLMD_WIRE_TEXT];
+};
+
+union rlmd_wire {
+	struct rlmd_wire_header header;
+	struct rlmd_wire_hello hello;
+	struct rlmd_wire_welcome welcome;
+	struct rlmd_wire_client client;
+	struct rlmd_wire_offer offer;
+	struct rlmd_wire_message message;
+	struct rlmd_wire_half half;
+	struct rlmd_wire_text text;
+};
+
+#endif
