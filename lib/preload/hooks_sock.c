@@ -18,8 +18,6 @@ ssize_t __recvfrom_chk(int fd, void *restrict buf, size_t len, size_t size, int 
 #define OPT_TCP_TX_DELAY	37
 #define OPT_TCP_AO_ADD_KEY	38
 #define OPT_TCP_AO_REPAIR	42
-#define OPT_SO_TIMESTAMP_NEW	63
-#define OPT_SO_TIMESTAMPNS_NEW	64
 #define OPT_SO_TIMESTAMPING_NEW 65
 
 static _Atomic bool all_barred;
@@ -215,11 +213,7 @@ static bool option_bars(int level, int name, const void *value, socklen_t len)
 	case SO_OOBINLINE:
 	case SO_PEEK_OFF:
 	case SO_MAX_PACING_RATE:
-	case SO_TIMESTAMP:
-	case SO_TIMESTAMPNS:
-	case SO_TIMESTAMPING:
-	case OPT_SO_TIMESTAMP_NEW:
-	case OPT_SO_TIMESTAMPNS_NEW:
+	case SO_TIMESTAMPING: // the others: see recv_message()
 	case OPT_SO_TIMESTAMPING_NEW:
 		return true;
 	default:

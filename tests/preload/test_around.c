@@ -315,6 +315,19 @@ static void kernel_tls(void **state)
 }
 
 // The kernel begins to stamp a moment after the option was set.
+// Whoever sets the option and never looks for its answer keeps what carries the bytes.
+static void timestamps_unread(void **state)
+{
+	struct pair *p = *state;
+
+	assert_returns(set_int(p->b, SOL_SOCKET, SO_TIMESTAMP, 1), 0);
+	for (int i = 0; i < 10; i++) {
+		send_text(p->a, "stamped");
+		recv_text(p->b, "stamped");
+	}
+	pair_check_ring(p);
+}
+
 static void timestamps(void **state)
 {
 	struct pair *p = *state;
@@ -460,6 +473,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(zero_copy),
     TEST_SETTLED(kernel_tls),
     TEST_SETTLED(timestamps),
+    TEST_SETTLED(timestamps_unread),
     TEST_SETTLED(queue_length_message),
     TEST_SETTLED(socket_filter),
     TEST_SETTLED(repair_mode),
