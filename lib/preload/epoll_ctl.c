@@ -340,19 +340,34 @@ static struct instance *inherited_instance(int epfd, int fd)
 	return ep;
 }
 
+// Lock held. The helper thread may be binding it: it moves what it finds in the instances, then binds, and what came into one that it
+// has seen already would stay in E. It pins the connection before it takes our lock.
+static void let_helper_bind(struct instance *ep, int fd)
+{
+	const struct rlm_conn *c = fd_conn(fd);
+
+	while (c && helper_has_pinned(c)) {
+		rlm_lock_drop(&ep->lock);
+		sys_call0(SYS_sched_yield);
+		rlm_lock_take(&ep->lock);
+	}
+}
+
 static int control(struct instance *ep, int epfd, int op, int fd, struct epoll_event *event, uint32_t kind)
 {
 	int r;
 
 	rlm_lock_take(&ep->lock);
-	if (op == EPOLL_CTL_ADD)
+	if (op == EPOLL_CTL_ADD) {
+		let_helper_bind(ep, fd);
 		r = add(ep, epfd, fd, event, kind);
-	else if (op == EPOLL_CTL_MOD)
+	} else if (op == EPOLL_CTL_MOD) {
 		r = modify(ep, epfd, fd, event);
-	else if (op == EPOLL_CTL_DEL)
+	} else if (op == EPOLL_CTL_DEL) {
 		r = remove_item(ep, epfd, fd);
-	else
+	} else {
 		r = -EINVAL;
+	}
 	rlm_lock_drop(&ep->lock);
 	return r;
 }

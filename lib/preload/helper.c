@@ -80,6 +80,11 @@ void helper_unpin(void)
 	atomic_store_explicit(&pinned, 0, memory_order_seq_cst);
 }
 
+bool helper_has_pinned(const struct rlm_conn *c)
+{
+	return atomic_load_explicit(&pinned, memory_order_seq_cst) == conn_index(&arena, c) + 1;
+}
+
 int helper_pin_naming(const struct rlm_conn *c)
 {
 	atomic_store_explicit(&pinned_naming, conn_index(&arena, c) + 1, memory_order_seq_cst);

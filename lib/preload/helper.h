@@ -25,6 +25,8 @@ void helper_note_activity(void);
 void helper_note_lent(void);
 // Call after the descriptor's entry was cleared and before it is closed: waits (microseconds) until the helper does not use it.
 void helper_wait_unpinned(const struct rlm_conn *c);
+// The helper is at work on it right now.
+bool helper_has_pinned(const struct rlm_conn *c);
 // An offer of this connection may be on its way to the broker with a duplicate of the socket inside.
 bool helper_offer_outstanding(const struct rlm_conn *c);
 

@@ -317,6 +317,102 @@ static void removed(void **state)
 
 static volatile int minus_one = -1; // not for the compiler to see
 
+static void del(int ep, int fd)
+{
+	assert_returns(epoll_ctl(ep, EPOLL_CTL_DEL, fd, NULL), 0);
+}
+
+static int sleep_and_take(void *arg)
+{
+	const int *fds = arg;
+
+	return (int)take(fds[0], fds[1], DEADLINE_MS);
+}
+
+// Added again, in another mode or while somebody sleeps, after things happened that nobody asked for.
+static void added_again(void **state)
+{
+	struct pair *p = *state;
+	int ep = instance(), other = instance(), fds[2] = {ep, p->b}, again;
+	struct sleeper sleeper;
+
+	for (int i = 0; i < 50; i++) {
+		add(ep, p->b, EPOLLIN | (i % 2 ? EPOLLET : 0));
+		send_text(p->a, "x");
+		assert_returns(take(ep, p->b, DEADLINE_MS), EPOLLIN);
+		recv_text(p->b, "x");
+		del(ep, p->b);
+		add(ep, p->b, EPOLLOUT);
+		assert_returns(take(ep, p->b, DEADLINE_MS), EPOLLOUT);
+		del(ep, p->b);
+	}
+	send_text(p->a, "y");
+	assert_returns(take(ep, p->b, QUIET_MS), 0);
+	add(other, p->b, EPOLLIN | EPOLLET);
+	assert_returns(take(other, p->b, DEADLINE_MS), EPOLLIN);
+	add(ep, p->b, EPOLLIN | EPOLLET);
+	assert_returns(take(ep, p->b, DEADLINE_MS), EPOLLIN);
+	assert_returns(take(ep, p->b, 0), 0);
+	recv_text(p->b, "y");
+	del(ep, p->b);
+	sleeper_start(&sleeper, sleep_and_take, fds);
+	add(ep, p->b, EPOLLIN);
+	send_text(p->a, "z");
+	assert_returns(sleeper_join(&sleeper), EPOLLIN);
+	recv_text(p->b, "z");
+	del(ep, p->b);
+	sleeper_start(&sleeper, sleep_and_take, fds);
+	add(ep, p->b, EPOLLOUT);
+	assert_returns(sleeper_join(&sleeper), EPOLLOUT);
+	pair_check_ring(p);
+	// A number that is removed, closed and something else.
+	del(ep, p->b);
+	again = dup(p->b);
+	assert_returns(close(p->b), 0);
+	assert_returns(dup2(ep, p->b), p->b);
+	assert_returns(take(ep, p->b, 0), 0);
+	assert_returns(dup2(again, p->b), p->b);
+	assert_returns(close(again), 0);
+	send_text(p->a, "z");
+	assert_returns(take(ep, p->b, QUIET_MS), 0);
+	add(ep, p->b, EPOLLIN);
+	assert_returns(take(ep, p->b, DEADLINE_MS), EPOLLIN);
+	recv_text(p->b, "z");
+	assert_returns(shutdown(p->a, SHUT_WR), 0);
+	assert_returns(take(ep, p->b, DEADLINE_MS), EPOLLIN);
+	del(ep, p->b);
+	add(ep, p->b, EPOLLIN | EPOLLRDHUP);
+	wait_take(ep, p->b, EPOLLIN | EPOLLRDHUP);
+	close(ep);
+	close(other);
+}
+
+// At any moment of its life, also that of its promotion.
+static void added_at_any_time(void **state)
+{
+	int family = *(int *)*state, ep = instance();
+
+	for (int i = 0; i < 60; i++) {
+		struct pair p;
+
+		pair_open(&p, family);
+		for (int n = 0; n < 40; n++) {
+			send_text(p.a, "abc");
+			add(ep, p.b, EPOLLIN);
+			assert_returns(take(ep, p.b, DEADLINE_MS), EPOLLIN);
+			recv_text(p.b, "abc");
+			del(ep, p.b);
+			send_text(p.b, "def");
+			add(ep, p.a, EPOLLIN);
+			assert_returns(take(ep, p.a, DEADLINE_MS), EPOLLIN);
+			recv_text(p.a, "def");
+			del(ep, p.a);
+		}
+		pair_close(&p);
+	}
+	close(ep);
+}
+
 static void bad_calls(void **state)
 {
 	struct pair *p = *state;
@@ -634,6 +730,8 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(oneshot_hides_hangup),
     TEST_SETTLED(modes_change),
     TEST_SETTLED(removed),
+    TEST_SETTLED(added_again),
+    TEST_FAMILY(added_at_any_time),
     TEST_SETTLED(bad_calls),
     TEST_SETTLED(woken),
     TEST_SETTLED(woken_by_room),
