@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Builds everything and runs all tests, on a fresh Debian 12, as root or with sudo at hand.
 #
-#   tests/run.sh [PART...]     build unit preload model apps chaos asan tsan; all without one. asan-preload only by name
+#   tests/run.sh [PART...]     build unit preload model apps chaos moves asan tsan; all without one. asan-preload only by name
 #
 # The last line is "N passed, N failed", counted in parts; the exit status is 0 if none failed.
 # RLM_BUILD: the build directory (default: build). CHAOS_SECONDS: how long the chaos test runs (default: 60).
+# MOVES_SECONDS: how long programs run in domains that move (default: 30).
 set -u
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -52,7 +53,7 @@ wanted() {
 	[ ${#parts[@]} = 0 ] || [[ " ${parts[*]} " == *" $1 "* ]]
 }
 
-all='build unit preload model apps chaos asan asan-preload tsan'
+all='build unit preload model apps chaos moves asan asan-preload tsan'
 parts=("$@")
 for name in "${parts[@]}"; do
 	[[ " $all " == *" $name "* ]] || {
@@ -76,6 +77,7 @@ wanted preload && part_script preload "$root/tests/preload/run.py" --build "$bui
 wanted model && part_script model "$root/tests/model/run.sh"
 wanted apps && part apps twice "$root/tests/apps/run.sh"
 wanted chaos && part chaos twice "$root/tests/chaos/run.sh" "${CHAOS_SECONDS:-60}"
+wanted moves && part moves twice "$root/tests/chaos/move.sh" "${MOVES_SECONDS:-30}"
 if wanted asan; then
 	part asan-build asan_build
 	part asan-unit asan_unit

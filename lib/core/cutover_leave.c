@@ -66,6 +66,8 @@ int cutover_leave(struct rlm_bound *b)
 		copy_bytes(rx, &b->rx, mine->tail, peer->head - mine->tail); // in PLAIN: what was asked back, in case it does not arrive
 		copy_bytes(tx, &b->tx, b->resend_at, b->resend_to - b->resend_at);
 	}
+	if (b->tx_dead)
+		b->tx_state = TX_PLAIN; // what is in the ring is the peer's to read, and nothing comes after it
 	b->own = (uint8_t *)p;
 	b->own_size = size;
 	b->tx.mine = b->rx.mine = mine;

@@ -510,6 +510,10 @@ int64_t cutover_rx_returned(struct rlm_bound *b, int fd, const struct iovec *iov
 
 		if (i == 20000)
 			return -ECONNRESET;
+		if (sys_poll_now(fd, POLLRDHUP) > 0 && !round_is_decided(b)) {
+			b->rx_asked = 0; // gone before it could answer: the round stands as it is
+			break;
+		}
 		sys_call2(SYS_nanosleep, &moment, NULL);
 	}
 	if (round_is_void(b))

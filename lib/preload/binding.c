@@ -153,7 +153,8 @@ static bool nothing_unsent(const struct rlm_conn *c, int fd)
 }
 
 // The socket stands still while the broker reads its sequence numbers: new calls find `bound` set and wait for the locks; calls
-// that are in the kernel already do no harm unless they send.
+// that are in the kernel already do no harm unless they send. Receives go on until all is sent: the peer may be waiting for the same, and
+// each has to read what the other has still to send.
 static void offer_by_isn(struct rlm_conn *c, int fd)
 {
 	const struct timespec moment = {.tv_nsec = 100000};
@@ -161,10 +162,10 @@ static void offer_by_isn(struct rlm_conn *c, int fd)
 	bool still = false;
 
 	rlm_lock_take(&c->tx_lock);
-	rlm_lock_take(&c->rx_lock);
 	atomic_store_explicit(&c->bound, BOUND_NAMING, memory_order_seq_cst);
 	for (int i = 0; i < 150 && !(still = nothing_unsent(c, fd)); i++)
 		sys_call2(SYS_nanosleep, &moment, NULL);
+	rlm_lock_take(&c->rx_lock);
 	if (still) {
 		atomic_store_explicit(ticket, RLM_TICKET_OPEN, memory_order_seq_cst);
 		send_offer(c, fd, RLM_NAME_ISN);

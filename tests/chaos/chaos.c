@@ -2,12 +2,12 @@
 // Checked streams through connections that are promoted, demoted, stopped and killed at random, with a broker that dies
 // at random.
 //
-//   chaos --build DIR --dir DIR [--seconds N] [--seed N] [--netns SERVERS,CLIENTS] [--preload FILES] [--bare] [--quiet]
+//   chaos --build DIR --dir DIR [--seconds N] [--seed N] [--netns SERVERS,CLIENTS] [--preload FILES] [--moves] [--bare] [--quiet]
 //
 // The supervisor (this file) starts everything and decides, from the seed, what happens next. It fails on the first
 // wrong, lost or doubled byte, on a connection that ends or stands still without a reason, on a worker or broker that
-// dies by itself, and when less than 1,000 switches per minute were made. --bare: without broker and library, to check
-// the test itself.
+// dies by itself, and when less than 1,000 switches per minute were made. --moves: with two brokers that stand for two hosts,
+// between which the two namespaces move. --bare: without broker and library, to check the test itself.
 #include "chaos.h"
 
 #include <errno.h>
@@ -33,6 +33,7 @@
 #define HELPER_PATIENCE_MS 15000
 #define END_MS		   30000
 #define SWITCHES_PER_MIN   1000
+#define HOSTS		   2
 
 const char *const style_names[STYLES] = {"threads", "mixed", "poll", "select", "epoll-level", "epoll-edge"};
 
@@ -46,21 +47,32 @@ struct slot {
 static struct {
 	struct board *board;
 	const char *build, *dir, *netns[2], *preload;
-	char socket[96], config[96], log[96]; // in dir
-	bool bare, quiet;
+	char config[96], log[96]; // in dir
+	bool bare, quiet, moves;
 	uint64_t seed;
 	struct rng rng;
 	unsigned seconds;
 	struct slot worker[WORKERS]; // pair p: server 2p, client 2p + 1
-	pid_t broker;
-	uint64_t broker_at, promote_at;
+	unsigned hosts;
+	struct {
+		pid_t broker;
+		uint64_t broker_at;
+		char socket[96];
+	} host[HOSTS];
+	struct {
+		unsigned host; // where it is, as far as we know
+		bool moving, doubt;
+	} domain[2]; // as netns
+	uint64_t promote_at;
 	struct {
 		pid_t pid;
 		uint64_t started;
+		int domain; // that it moves, -1
+		unsigned from;
 	} helper[HELPERS];
 	uint32_t incarnations;
 	int stop_pipe[2];
-	unsigned demotes, promotes, kills, stops, broker_kills;
+	unsigned demotes, promotes, kills, stops, broker_kills, moved, refused;
 } chaos;
 
 // Where the pairs meet: one over loopback, one over IPv4 and one over IPv6 between two namespaces.
@@ -102,8 +114,9 @@ static void kill_all(void)
 	for (int i = 0; i < HELPERS; i++)
 		if (chaos.helper[i].pid > 0)
 			kill(chaos.helper[i].pid, SIGKILL);
-	if (chaos.broker > 0)
-		kill(chaos.broker, SIGKILL);
+	for (unsigned i = 0; i < chaos.hosts; i++)
+		if (chaos.host[i].broker > 0)
+			kill(chaos.host[i].broker, SIGKILL);
 	while (waitpid(-1, NULL, 0) > 0)
 		;
 }
@@ -224,21 +237,23 @@ static void config_write(void)
 	fclose(file);
 }
 
-static void broker_start(void)
+static void broker_start(unsigned host)
 {
-	char path[256];
+	char path[256], name[8];
 	pid_t parent = getpid();
 
 	config_write();
 	snprintf(path, sizeof(path), "%s/rlmd", chaos.build);
-	chaos.broker = fork();
-	if (chaos.broker == 0) {
+	snprintf(name, sizeof(name), "%u", host);
+	chaos.host[host].broker = fork();
+	if (chaos.host[host].broker == 0) {
 		int log = open(chaos.log, O_WRONLY | O_CREAT | O_APPEND, 0600);
 
 		child_setup(parent);
 		dup2(log, 1);
 		dup2(log, 2);
-		execl(path, "rlmd", "--socket", chaos.socket, "--config", chaos.config, (char *)NULL);
+		execl(path, "rlmd", "--socket", chaos.host[host].socket, "--host", name, "--config", chaos.config,
+		      (char *)NULL);
 		_exit(127);
 	}
 	chaos.promote_at = now_ms() + 300;
@@ -250,7 +265,7 @@ static void worker_env(const struct incarnation *incarnation, bool eager)
 
 	if (chaos.bare)
 		return;
-	setenv("RLM_SOCKET", chaos.socket, 1);
+	setenv("RLM_SOCKET", chaos.host[0].socket, 1);
 	setenv("RLM_PROMOTE", eager ? "eager" : "auto", 1);
 	if (incarnation->flap) {
 		snprintf(flap, sizeof(flap), "%llu", (unsigned long long)incarnation->flap);
@@ -297,29 +312,69 @@ static void worker_start(int index)
 	    slot->pid);
 }
 
-static void ctl_start(const char *order, pid_t pid)
+// rlmctl at a host's broker. Its number, -1: too many of them.
+static int ctl_start(unsigned host, const char *order, const char *first, const char *second)
 {
-	char path[256], target[16];
+	char path[256];
 	pid_t parent = getpid();
 	int i = 0;
 
 	while (i < HELPERS && chaos.helper[i].pid)
 		i++;
 	if (i == HELPERS)
-		return;
+		return -1;
 	snprintf(path, sizeof(path), "%s/rlmctl", chaos.build);
-	snprintf(target, sizeof(target), "%d", pid);
-	say("%s %s", order, pid ? target : "all");
+	say("%s %s%s%s", order, first, second ? " " : "", second ? second : "");
 	chaos.helper[i].started = now_ms();
+	chaos.helper[i].domain = -1;
 	chaos.helper[i].pid = fork();
 	if (chaos.helper[i].pid == 0) {
-		int null = open("/dev/null", O_WRONLY);
+		int log = open(chaos.log, O_WRONLY | O_CREAT | O_APPEND, 0600);
 
 		child_setup(parent);
-		dup2(null, 1);
-		dup2(null, 2);
-		execl(path, "rlmctl", "--socket", chaos.socket, order, pid ? target : "all", (char *)NULL);
+		dup2(log, 1);
+		dup2(log, 2);
+		execl(path, "rlmctl", "--socket", chaos.host[host].socket, order, first, second, (char *)NULL);
 		_exit(127);
+	}
+	return i;
+}
+
+static void order_start(const char *order, pid_t pid)
+{
+	char target[16];
+
+	snprintf(target, sizeof(target), "%d", pid);
+	for (unsigned host = 0; host < chaos.hosts; host++)
+		ctl_start(host, order, pid ? target : "all", NULL);
+}
+
+static void move_start(unsigned domain)
+{
+	unsigned from = chaos.domain[domain].host;
+	int i;
+
+	if (chaos.domain[domain].doubt) // a broker died at the wrong moment: the other one may have it
+		from = (unsigned)rng_below(&chaos.rng, HOSTS);
+	i = ctl_start(from, "move", chaos.netns[domain], chaos.host[!from].socket);
+	if (i < 0)
+		return;
+	chaos.helper[i].domain = (int)domain;
+	chaos.helper[i].from = from;
+	chaos.domain[domain].moving = true;
+}
+
+static void move_ended(int helper, int status)
+{
+	unsigned domain = (unsigned)chaos.helper[helper].domain;
+
+	chaos.domain[domain].moving = false;
+	chaos.domain[domain].doubt = status != 0;
+	if (status == 0) {
+		chaos.domain[domain].host = !chaos.helper[helper].from;
+		chaos.moved++;
+	} else {
+		chaos.refused++;
 	}
 }
 
@@ -369,28 +424,40 @@ static void act_order(const char *order)
 	int index = random_worker();
 	bool all = rng_below(&chaos.rng, 3) == 0;
 
-	ctl_start(order, all ? 0 : chaos.worker[index].pid);
+	order_start(order, all ? 0 : chaos.worker[index].pid);
 }
 
 static void act_broker_kill(void)
 {
 	uint64_t delay = rng_below(&chaos.rng, 4) ? rng_below(&chaos.rng, 1500) : 0;
+	unsigned host = (unsigned)rng_below(&chaos.rng, chaos.hosts);
+	pid_t broker = chaos.host[host].broker;
 
-	if (chaos.broker <= 0)
+	if (broker <= 0)
 		return;
-	say("kill the broker, %d", chaos.broker);
-	kill(chaos.broker, SIGKILL);
-	waitpid(chaos.broker, NULL, 0);
-	chaos.broker = 0;
-	chaos.broker_at = now_ms() + delay;
+	say("kill the broker, %d", broker);
+	kill(broker, SIGKILL);
+	waitpid(broker, NULL, 0);
+	chaos.host[host].broker = 0;
+	chaos.host[host].broker_at = now_ms() + delay;
 	chaos.broker_kills++;
+}
+
+static void act_move(void)
+{
+	unsigned domain = (unsigned)rng_below(&chaos.rng, 2);
+
+	if (!chaos.domain[domain].moving)
+		move_start(domain);
 }
 
 static void act(void)
 {
 	uint64_t dice = rng_below(&chaos.rng, 100);
 
-	if (dice < 8) {
+	if (chaos.moves && rng_below(&chaos.rng, 3)) {
+		act_move();
+	} else if (dice < 8) {
 		act_kill();
 	} else if (dice < 20) {
 		act_stop();
@@ -430,16 +497,21 @@ static void reap(void)
 		     WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 	}
 	for (int i = 0; i < HELPERS; i++) {
-		if (chaos.helper[i].pid && waitpid(chaos.helper[i].pid, NULL, WNOHANG) == chaos.helper[i].pid)
+		int status;
+
+		if (chaos.helper[i].pid && waitpid(chaos.helper[i].pid, &status, WNOHANG) == chaos.helper[i].pid) {
 			chaos.helper[i].pid = 0;
+			if (chaos.helper[i].domain >= 0)
+				move_ended(i, status);
+		}
 		if (chaos.helper[i].pid && chaos.helper[i].started + HELPER_PATIENCE_MS < now_ms())
 			fail("rlmctl %d hangs", chaos.helper[i].pid);
 	}
-	if (chaos.broker > 0) {
+	for (unsigned i = 0; i < chaos.hosts; i++) {
 		int status;
 
-		if (waitpid(chaos.broker, &status, WNOHANG) == chaos.broker) {
-			chaos.broker = 0;
+		if (chaos.host[i].broker > 0 && waitpid(chaos.host[i].broker, &status, WNOHANG) == chaos.host[i].broker) {
+			chaos.host[i].broker = 0;
 			fail("rlmd died by itself: %s %d", WIFSIGNALED(status) ? "signal" : "status",
 			     WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 		}
@@ -462,11 +534,12 @@ static void due(void)
 	}
 	if (chaos.bare)
 		return;
-	if (!chaos.broker && now >= chaos.broker_at)
-		broker_start();
+	for (unsigned i = 0; i < chaos.hosts; i++)
+		if (!chaos.host[i].broker && now >= chaos.host[i].broker_at)
+			broker_start(i);
 	if (chaos.promote_at && now >= chaos.promote_at) {
 		chaos.promote_at = 0;
-		ctl_start("promote", 0);
+		order_start("promote", 0);
 	}
 }
 
@@ -578,7 +651,8 @@ static void options(int argc, char **argv)
 	static const struct option longs[] = {
 	    {"build", 1, NULL, 'b'}, {"dir", 1, NULL, 'd'},   {"seconds", 1, NULL, 's'},
 	    {"seed", 1, NULL, 'r'},  {"netns", 1, NULL, 'n'}, {"preload", 1, NULL, 'p'},
-	    {"bare", 0, NULL, 'B'},  {"quiet", 0, NULL, 'q'}, {0}};
+	    {"bare", 0, NULL, 'B'},  {"quiet", 0, NULL, 'q'}, {"moves", 0, NULL, 'm'},
+	    {0}};
 	int c;
 
 	chaos.seconds = 60;
@@ -604,6 +678,9 @@ static void options(int argc, char **argv)
 		case 'p':
 			chaos.preload = optarg;
 			break;
+		case 'm':
+			chaos.moves = true;
+			break;
 		case 'B':
 			chaos.bare = true;
 			break;
@@ -614,7 +691,8 @@ static void options(int argc, char **argv)
 			exit(2);
 		}
 	}
-	if (!chaos.build || !chaos.dir || (chaos.netns[0] && !chaos.netns[1])) {
+	chaos.hosts = chaos.moves ? HOSTS : 1;
+	if (!chaos.build || !chaos.dir || (chaos.netns[0] && !chaos.netns[1]) || (chaos.moves && !chaos.netns[0])) {
 		fprintf(stderr, "chaos: --build and --dir are needed, see the top of chaos.c\n");
 		exit(2);
 	}
@@ -639,7 +717,8 @@ int main(int argc, char **argv)
 	chaos.rng.state = mix(chaos.seed);
 	printf("seed %llu\n", (unsigned long long)chaos.seed);
 	fflush(stdout);
-	snprintf(chaos.socket, sizeof(chaos.socket), "%s/rlmd.sock", chaos.dir);
+	for (unsigned i = 0; i < chaos.hosts; i++)
+		snprintf(chaos.host[i].socket, sizeof(chaos.host[i].socket), "%s/rlmd%u.sock", chaos.dir, i);
 	snprintf(chaos.config, sizeof(chaos.config), "%s/rlmd.conf", chaos.dir);
 	snprintf(chaos.log, sizeof(chaos.log), "%s/rlmd.log", chaos.dir);
 	if (!chaos.preload) {
@@ -655,6 +734,8 @@ int main(int argc, char **argv)
 	printf(
 	    "%llu switches; %u demotions and %u promotions ordered, %u workers killed, %u stopped, %u brokers killed\n",
 	    (unsigned long long)switches, chaos.demotes, chaos.promotes, chaos.kills, chaos.stops, chaos.broker_kills);
+	if (chaos.moves)
+		printf("%u moves, %u refused\n", chaos.moved, chaos.refused);
 	kill_all();
 	if (!chaos.bare && switches * 60 < (uint64_t)SWITCHES_PER_MIN * chaos.seconds) {
 		printf("FAILED: less than %u switches\n", SWITCHES_PER_MIN * chaos.seconds / 60);
