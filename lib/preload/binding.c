@@ -451,7 +451,8 @@ static void obey_one(struct rlm_conn *c, uint32_t order)
 		control = b->control_peer;
 		port = b->control_port;
 	} else if (b && !(c->flags & RLM_CONN_BARRED)) {
-		b->tx_stop = b->rx_stop = 0;
+		b->rx_stop = 0;
+		b->tx_stop = sys_poll_now(fd, POLLRDHUP) > 0; // see stream_stop_sending()
 		cutover_rx(c, b, fd, &available);
 	}
 	if (b) {
