@@ -51,7 +51,7 @@ static struct {
 		struct rlm_conn_ref conn;
 		uint64_t at_ms;
 	} retries[RETRIES];
-	uint32_t tid;
+	_Atomic uint32_t tid;
 	sigset_t mask; // of the thread that started it
 	uint64_t next_start_ms;
 } helper = {.wake_fd = -1, .epoll_fd = -1, .broker = -1};
@@ -129,7 +129,7 @@ static void poke(void)
 
 // --- the end of all other threads ---
 
-static _Atomic bool main_ended;
+static _Atomic bool main_ended, stopping;
 
 void helper_main_thread_ends(void)
 {
@@ -227,7 +227,8 @@ void helper_withdraw(uint32_t index, uint32_t generation)
 {
 	struct job job = {.type = JOB_WITHDRAW, .conn = {index, generation}};
 
-	enqueue(&job);
+	if (atomic_load_explicit(&helper_running, memory_order_acquire)) // else the offer is another process's: we are its child
+		enqueue(&job);
 }
 
 void helper_release(const struct rlm_bound *b)
@@ -568,7 +569,8 @@ static void *helper_main(void *unused)
 	helper.tid = rlm_tid();
 	sys_call2(SYS_prctl, 15 /* PR_SET_NAME */, "rlm-helper");
 	binding_watch_inherited();
-	while (!atomic_load_explicit(&main_ended, memory_order_seq_cst) || !is_last_thread()) {
+	while (!atomic_load_explicit(&stopping, memory_order_seq_cst) &&
+	       (!atomic_load_explicit(&main_ended, memory_order_seq_cst) || !is_last_thread())) {
 		int timeout = run_timers();
 
 		n = sys_call6(SYS_epoll_pwait, helper.epoll_fd, events, 64, timeout, NULL, 8);
@@ -624,6 +626,8 @@ void helper_start(void)
 {
 	int saved = errno;
 
+	if (!settings.enabled)
+		return;
 	rlm_lock_take(&helper.lock);
 	if (helper_running || now_ms() < helper.next_start_ms)
 		goto out;
@@ -637,6 +641,20 @@ void helper_start(void)
 out:
 	rlm_lock_drop(&helper.lock);
 	errno = saved;
+}
+
+void helper_stop(void)
+{
+	long pid = sys_call0(SYS_getpid);
+
+	if (!atomic_load_explicit(&helper_running, memory_order_acquire))
+		return;
+	atomic_store_explicit(&stopping, true, memory_order_seq_cst);
+	poke();
+	while (!helper.tid || sys_call3(SYS_tgkill, pid, helper.tid, 0) == 0) // until the kernel knows it no more
+		sys_call0(SYS_sched_yield);
+	close_descriptors();
+	atomic_store_explicit(&helper_running, 0, memory_order_release);
 }
 
 // In fork's child the thread is gone, and the broker session, epoll instance and eventfd are the parent's.

@@ -32,6 +32,8 @@ bool helper_offer_outstanding(const struct rlm_conn *c);
 
 // The main thread calls pthread_exit(): the process has to end with its last own thread, not with ours.
 void helper_main_thread_ends(void);
+// For good; the thread has gone when it returns. No connection may be promoted any more.
+void helper_stop(void);
 void helper_fork_child(void);
 bool helper_broker_exists(void);
 const char *helper_socket_path(void);

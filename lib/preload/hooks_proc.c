@@ -9,15 +9,17 @@
 #include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <threads.h>
 #include <unistd.h>
 
 #include "helper.h"
+#include "settings.h"
 #include "sys.h"
 
 bool hook_in_vfork(void)
 {
-	return process_id && process_id != (int)sys_call0(SYS_getpid);
+	return settings.enabled && process_id && process_id != (int)sys_call0(SYS_getpid);
 }
 
 // --- fork by other names ---
@@ -120,6 +122,32 @@ RLM_EXPORT int daemon(int nochdir, int noclose)
 		if (fd_kind(fd) != FD_UNKNOWN)
 			stream_forget(fd);
 	return r;
+}
+
+// --- sandboxes ---
+
+// The process will not be allowed what we do beside its own calls, and may be killed for trying. So everything goes back to TCP, what
+// comes is not looked at, and no thread of ours is left.
+void hook_before_sandbox(void)
+{
+	if (!hook_bar_all())
+		return;
+	settings.enabled = false;
+	helper_stop();
+}
+
+RLM_EXPORT int prctl(int option, ...)
+{
+	unsigned long arg[4];
+	va_list args;
+
+	va_start(args, option);
+	for (int i = 0; i < 4; i++)
+		arg[i] = va_arg(args, unsigned long);
+	va_end(args);
+	if (option == PR_SET_SECCOMP && !hook_in_vfork())
+		hook_before_sandbox();
+	return REAL(prctl)(option, arg[0], arg[1], arg[2], arg[3]);
 }
 
 // --- exec ---

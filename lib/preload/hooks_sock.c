@@ -7,6 +7,7 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 
+#include "settings.h"
 #include "sys.h"
 
 ssize_t __recv_chk(int fd, void *buf, size_t len, size_t size, int flags);
@@ -57,15 +58,18 @@ static void adopt(int fd, uint32_t value, bool active)
 	errno = saved;
 }
 
-void hook_bar_all(void)
+bool hook_bar_all(void)
 {
+	bool done = true;
+
 	atomic_store_explicit(&all_barred, true, memory_order_relaxed);
 	for (int fd = 0; fd <= fd_highest(); fd++) {
 		struct rlm_conn *c = fd_conn(fd);
 
-		if (c)
-			stream_to_kernel(c, fd, RLM_WHY_OPTION);
+		if (c && (stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0 || !hook_is_kernels(c, fd)))
+			done = false;
 	}
+	return done;
 }
 
 RLM_EXPORT int socket(int domain, int type, int protocol)
@@ -86,6 +90,8 @@ void hook_connected(int fd, const struct sockaddr *addr)
 {
 	uint32_t entry = fd_entry(fd);
 
+	if (!settings.enabled)
+		return;
 	switch ((enum fd_kind)(entry >> FD_VALUE_BITS)) {
 	case FD_SOCKET:
 		if (!(entry & SOCKET_OTHER) && addr->sa_family != AF_UNSPEC)
@@ -158,7 +164,7 @@ static void accepted(int listener, int fd, int flags)
 	uint32_t value = flags & SOCK_NONBLOCK ? SOCKET_NONBLOCK : 0;
 
 	hook_fresh(fd);
-	if (!listener_is_tcp(listener))
+	if (!settings.enabled || !listener_is_tcp(listener))
 		return;
 	if (fd_kind(listener) == FD_SOCKET)
 		value |= fd_entry(listener) & SOCKET_BARRED; // such options are inherited

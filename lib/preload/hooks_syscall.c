@@ -5,9 +5,11 @@
 
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <linux/seccomp.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -322,6 +324,12 @@ RLM_EXPORT long syscall(long number, ...)
 		return execveat(INT(0), PTR(1), PTR(2), PTR(3), INT(4));
 	case SYS_io_uring_setup:
 		return do_io_uring_setup(a);
+	case SYS_prctl:
+		return prctl(INT(0), a[1], a[2], a[3], a[4]);
+	case SYS_seccomp:
+		if (a[0] == SECCOMP_SET_MODE_STRICT || a[0] == SECCOMP_SET_MODE_FILTER)
+			hook_before_sandbox();
+		return REAL(syscall)(number, a[0], a[1], a[2]);
 	default:
 		return descriptor_by_number(number, a);
 	}

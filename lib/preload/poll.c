@@ -341,7 +341,7 @@ static bool any_tracked(const struct pollfd *fds, nfds_t n)
 {
 	struct entry e;
 
-	for (nfds_t i = 0; i < n; i++)
+	for (nfds_t i = 0; settings.enabled && i < n; i++)
 		if (look_up_one(fds[i].fd, &e) != ENTRY_KERNEL)
 			return true;
 	return false;
@@ -441,7 +441,7 @@ static size_t set_bytes(int n)
 
 static bool select_has_tracked(int n, const fd_set *in, const fd_set *out, const fd_set *except)
 {
-	for (int fd = 0; fd < n; fd++) {
+	for (int fd = 0; settings.enabled && fd < n; fd++) {
 		uint32_t kind = fd_entry(fd) >> FD_VALUE_BITS;
 
 		if ((kind == FD_CONN || kind == FD_EPOLL) && (in_set(in, fd) || in_set(out, fd) || in_set(except, fd)))

@@ -70,7 +70,7 @@ void stream_sweep(unsigned ms)
 	struct timespec t;
 	int64_t now;
 
-	if (!stream_forked)
+	if (!stream_forked || !settings.enabled)
 		return;
 	sys_call2(SYS_clock_gettime, CLOCK_MONOTONIC_COARSE, &t);
 	now = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
@@ -104,6 +104,9 @@ static int keep_place_fd(int fd)
 
 void stream_take_place(struct rlm_place *place)
 {
+	*place = (struct rlm_place){.fd = -1};
+	if (!settings.enabled)
+		return;
 	family_take_place(&arena, place);
 	place->fd = keep_place_fd(place->fd);
 }

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Processes that are killed for any system call but those they make themselves (seccomp).
+#include "pair.h"
+
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+
+#define ALLOW(name) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##name, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+
+static struct sock_filter rules[] = {
+    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+    ALLOW(read),
+    ALLOW(write),
+    ALLOW(recvfrom),
+    ALLOW(sendto),
+    ALLOW(poll),
+    ALLOW(epoll_wait),
+    ALLOW(epoll_pwait), // what libc calls for epoll_wait() differs
+    ALLOW(epoll_ctl),
+    ALLOW(accept),
+    ALLOW(shutdown),
+    ALLOW(close),
+    ALLOW(clock_gettime), // not always without a system call
+    ALLOW(exit_group),
+    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+};
+static struct sock_fprog program = {sizeof(rules) / sizeof(rules[0]), rules};
+
+static void enter_strict(void)
+{
+	assert_returns(prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT), 0);
+}
+
+static void enter_filter(void)
+{
+	assert_returns(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	assert_returns(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+static void enter_filter_by_number(void)
+{
+	assert_returns(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	assert_returns(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program), 0);
+}
+
+// The child echoes what comes in pieces of 5 bytes, with nothing but read and write, until the end of the stream.
+static void echo(struct pair *p, void (*enter)(void))
+{
+	pid_t child = fork();
+
+	if (child == 0) {
+		char buffer[5];
+		size_t got;
+
+		close(p->a);
+		enter();
+		do {
+			for (got = 0; got < sizeof(buffer);) {
+				ssize_t n = read(p->b, buffer + got, sizeof(buffer) - got);
+				if (n <= 0)
+					break;
+				got += n;
+			}
+			if (got && write(p->b, buffer, got) != (ssize_t)got)
+				break;
+		} while (got == sizeof(buffer));
+		syscall(SYS_exit, got);
+	}
+	close(p->b);
+	p->b = -1;
+	for (int i = 0; i < 100; i++) {
+		send_text(p->a, "12345");
+		recv_text(p->a, "12345");
+	}
+	shutdown(p->a, SHUT_WR);
+	recv_end(p->a);
+	child_finish(child);
+}
+
+static void strict(void **state)
+{
+	echo(*state, enter_strict);
+}
+
+// More than read and write: waiting, connections that come later, closing, exit().
+static void serve(int listener, struct pair *p, void (*enter)(void))
+{
+	struct epoll_event event = {.events = EPOLLIN};
+	int epoll = epoll_create1(0);
+	struct pollfd poller = {.fd = p->b, .events = POLLIN};
+	char buffer[8];
+
+	assert_returns(epoll_ctl(epoll, EPOLL_CTL_ADD, p->b, &event), 0);
+	enter();
+	for (int i = 0; i < 100; i++) {
+		if (epoll_wait(epoll, &event, 1, DEADLINE_MS) != 1 || recv(p->b, buffer, 5, 0) != 5)
+			_exit(1);
+		if (poll(&poller, 1, 0) != 0 || send(p->b, buffer, 5, 0) != 5)
+			_exit(2);
+	}
+	for (int i = 0; i < 5; i++) {
+		int fd = accept(listener, NULL, NULL);
+
+		poller.fd = fd;
+		for (int k = 0; k < 20; k++)
+			if (poll(&poller, 1, DEADLINE_MS) != 1 || read(fd, buffer, 3) != 3 || write(fd, buffer, 3) != 3)
+				_exit(3);
+		if (shutdown(fd, SHUT_WR) < 0 || close(fd) < 0)
+			_exit(4);
+	}
+	_exit(0);
+}
+
+static void filtered(struct pair *p, void (*enter)(void))
+{
+	int listener = listener_open(p->family);
+	pid_t child = fork();
+
+	if (child == 0) {
+		close(p->a);
+		serve(listener, p, enter);
+	}
+	close(p->b);
+	p->b = -1;
+	for (int i = 0; i < 100; i++) {
+		send_text(p->a, "12345");
+		recv_text(p->a, "12345");
+	}
+	for (int i = 0; i < 5; i++) {
+		int fd = listener_connect(listener);
+
+		for (int k = 0; k < 20; k++) {
+			send_text(fd, "abc");
+			recv_text(fd, "abc");
+		}
+		recv_end(fd);
+		close(fd);
+	}
+	recv_end(p->a);
+	child_finish(child);
+	close(listener);
+}
+
+static void filter(void **state)
+{
+	filtered(*state, enter_filter);
+}
+
+static void filter_by_number(void **state)
+{
+	filtered(*state, enter_filter_by_number);
+}
+
+// clang-format off
+static const struct CMUnitTest tests[] = {
+    TEST_SETTLED(strict),
+    TEST_FRESH(strict),
+    TEST_SETTLED(filter),
+    TEST_FRESH(filter),
+    TEST_SETTLED(filter_by_number),
+};
+// clang-format on
+
+SUITE_MAIN(tests)
