@@ -154,7 +154,11 @@ struct rlm_msg_segment {
 	uint32_t ring_size;
 	uint32_t port[2];   // of my doorbell, of the peer's; 0: eventfds, and the two processes share a kernel and its futexes
 	uint64_t offset[2]; // at which my region, the peer's is to be mapped
+	uint32_t flags;	    // RLM_SEGMENT_*
+	uint32_t reserved;
 };
+
+#define RLM_SEGMENT_NO_FORK 0x1u // the peer's region is not inherited by a forked child (gntdev in a PV domain)
 
 struct rlm_msg_bind {
 	struct rlm_msg_header header;

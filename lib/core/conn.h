@@ -94,6 +94,7 @@ struct rlm_bound {
 	int doorbell_peer; // what I ring, with bell_port
 	uint32_t bell_port;    // not 0: the peer has another kernel, no futex reaches it
 	uint32_t control_port;
+	bool no_fork; // RLM_SEGMENT_NO_FORK
 	int control_peer;  // the peer's control doorbell, with control_port
 	int control_mine;  // the owner's
 	_Atomic uint8_t returned; // not used any more: the owner has to give the slot back

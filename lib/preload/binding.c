@@ -328,6 +328,7 @@ static void fill_bound(struct rlm_bound *b, struct rlm_conn *c, const struct lin
 	b->doorbell_mine = s->doorbell_mine;
 	b->doorbell_peer = s->doorbell_peer;
 	b->bell_port = s->port;
+	b->no_fork = s->no_fork;
 	b->control_peer = l->control_peer;
 	b->control_port = l->control_port;
 	b->control_mine = l->control_mine;

@@ -130,6 +130,7 @@ int segment_add(const struct rlm_msg_segment *msg, const int fds[4])
 		return -ENOMEM;
 	}
 	s->port = msg->port[1];
+	s->no_fork = msg->flags & RLM_SEGMENT_NO_FORK;
 	s->doorbell_mine = take_doorbell(fds[2], msg->port[0], &s->channel);
 	s->doorbell_peer = fd_make_internal(fds[3]);
 	s->next = l->segments;

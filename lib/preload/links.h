@@ -22,6 +22,7 @@ struct segment {
 	int doorbell_peer;
 	int channel;   // the event channel that rings for us, -1: the peer writes doorbell_mine itself
 	uint32_t port; // of doorbell_peer, 0: an eventfd
+	bool no_fork;  // RLM_SEGMENT_NO_FORK
 };
 
 struct link {

@@ -117,6 +117,13 @@ void stream_take_place(struct rlm_place *place)
 void stream_fork_prepare(void)
 {
 	stream_sweep(FORK_SWEEP_MS);
+	for (int fd = 0; fd <= fd_highest(); fd++) {
+		struct rlm_conn *c = fd_conn(fd);
+		const struct rlm_bound *b = c ? stream_bound(c) : NULL;
+
+		if (b && b->no_fork)
+			stream_to_kernel(c, fd, RLM_WHY_SHARED);
+	}
 	stream_forked = true;
 	epoll_fork_prepare();
 	stream_take_place(&child_place);
