@@ -124,6 +124,7 @@ void rlmd_events_tell(struct rlmd_broker *broker);
 
 // Appends live connections, as far as the client may see them, to a JSON array.
 void rlmd_report_connections(struct rlmd_broker *broker, struct rlmd_client *asking, json_t *list);
+// asking NULL: everything.
 bool rlmd_report_may_see(const struct rlmd_client *asking, const struct rlmd_client *client);
 
 // order.c

@@ -18,6 +18,7 @@
 struct rlmd_broker;
 struct rlmd_domain;
 struct rlmd_guest;
+struct rlmd_question;
 struct rlmd_leave;
 struct rlmd_offer;
 struct rlmd_quiesce;
@@ -57,6 +58,7 @@ struct rlmd_client {
 		size_t sent;
 	} reply;
 	struct rlmd_quiesce *quiesce; // that this rlmctl asked for
+	struct rlmd_question *question; // that waits for other domains' answers
 	bool follow; // rlmctl events --follow
 	uint64_t follow_next;
 };

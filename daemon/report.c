@@ -14,7 +14,7 @@ typedef json_t *(*report_fn)(struct rlmd_broker *broker, struct rlmd_client *ask
 
 bool rlmd_report_may_see(const struct rlmd_client *asking, const struct rlmd_client *client)
 {
-	return rlmd_client_is_admin(asking) || asking->uid == client->uid;
+	return !asking || rlmd_client_is_admin(asking) || asking->uid == client->uid;
 }
 
 static json_t *status(struct rlmd_broker *broker, struct rlmd_client *asking, const json_t *request)
@@ -124,6 +124,8 @@ static json_t *connections(struct rlmd_broker *broker, struct rlmd_client *askin
 	json_t *list = json_array();
 
 	rlmd_report_connections(broker, asking, list);
+	if (rlmd_xen_ask(broker, asking, list))
+		return NULL;
 	return json_pack("{so}", "connections", list);
 }
 
@@ -279,7 +281,7 @@ void rlmd_request(struct rlmd_broker *broker, struct rlmd_client *client, const 
 	json_t *request = json_loadb(text, length, 0, NULL);
 	json_t *reply = request ? dispatch(broker, client, request) : error_json("not JSON");
 	char *reply_text = reply ? json_dumps(reply, JSON_COMPACT) : NULL;
-	bool later = !reply && client->quiesce;
+	bool later = !reply && (client->quiesce || client->question);
 
 	if (client->follow)
 		broker->followers++;

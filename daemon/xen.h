@@ -46,6 +46,8 @@ bool rlmd_xen_release(struct rlmd_broker *broker, struct rlmd_client *client, co
 bool rlmd_xen_left(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_left *left);
 void rlmd_xen_client_new(struct rlmd_broker *broker, struct rlmd_client *client);
 void rlmd_xen_client_gone(struct rlmd_broker *broker, struct rlmd_client *client);
+// rlmctl connections: asks the other domains, if there are any. True: takes list, and the client gets it, with theirs, later.
+bool rlmd_xen_ask(struct rlmd_broker *broker, struct rlmd_client *client, json_t *list);
 // Adds to a domain's report what Xen knows of it.
 void rlmd_xen_report(const struct rlmd_domain *domain, json_t *json);
 

@@ -17,6 +17,7 @@
 #include "xen_internal.h"
 
 #define CLIENTS_MAX 4096u // processes of one domain
+#define SERVE_PAUSE 0.2	  // seconds between two channels for one domain, however often it asks
 
 // A link of which a side could not make its half.
 struct rlmd_failed_link {
@@ -62,7 +63,7 @@ static void client_add(struct rlmd_guest *guest, const struct rlmd_wire_client *
 	}
 	client = guest->client_count < CLIENTS_MAX ? rlmd_client_new_far(guest->broker, guest->domain) : NULL;
 	if (!client) {
-		log_warn("%s: more than %u processes, or out of memory", guest->domain->name, CLIENTS_MAX);
+		refuse(guest, "too many processes");
 		return;
 	}
 	client->guest = guest;
@@ -79,6 +80,7 @@ void rlmd_xen_client_gone(struct rlmd_broker *broker, struct rlmd_client *client
 {
 	if (!broker->xen)
 		return;
+	rlmd_xen_ask_forget(client);
 	if (client->guest) {
 		HASH_DELETE(hh_guest, client->guest->clients, client);
 		client->guest->client_count--;
@@ -96,9 +98,26 @@ static bool endpoint_valid(const struct rlmd_endpoint *endpoint)
 	return endpoint->family == AF_INET6 || (endpoint->family == AF_INET && memcmp(endpoint->address + 4, zero, sizeof(zero)) == 0);
 }
 
+// Another domain has said that the address is its own, and this one has not.
+static const struct rlmd_guest *address_owner(const struct rlmd_guest *guest, const struct rlmd_endpoint *endpoint)
+{
+	const struct rlmd_guest *other, *owner = NULL;
+
+	DL_FOREACH (guest->broker->xen->guests, other)
+		for (uint32_t i = 0; i < other->address_count; i++)
+			if (other->address[i].family == endpoint->family &&
+			    memcmp(other->address[i].address, endpoint->address, sizeof(endpoint->address)) == 0) {
+				if (other == guest)
+					return NULL;
+				owner = other;
+			}
+	return owner;
+}
+
 static void offer(struct rlmd_guest *guest, struct rlmd_client *client, const struct rlmd_wire_offer *wire)
 {
 	struct rlmd_broker *broker = guest->broker;
+	const struct rlmd_guest *owner = address_owner(guest, &wire->local);
 	struct rlmd_offer *fresh, *old;
 
 	HASH_FIND(hh, client->offers, &wire->conn.index, sizeof(wire->conn.index), old);
@@ -106,6 +125,12 @@ static void offer(struct rlmd_guest *guest, struct rlmd_client *client, const st
 		rlmd_offer_free(broker, old);
 	if (!endpoint_valid(&wire->local) || !endpoint_valid(&wire->remote)) {
 		refuse(guest, "an address of unknown family");
+		return;
+	}
+	if (owner) {
+		rlmd_event(&broker->events, "foreign-address", guest->domain->name, owner->domain->name, "%s[%d] port %u", client->command,
+			   (int)client->pid, wire->local.port);
+		rlmd_client_note(client, wire->conn, RLM_WHY_UNNAMED, false);
 		return;
 	}
 	fresh = client->offer_count < broker->config.limits.offers_per_process ? calloc(1, sizeof(*fresh)) : NULL;
@@ -241,6 +266,9 @@ static void on_message(void *owner, const union rlmd_wire *wire)
 	case RLMD_WIRE_HALF:
 		half_route(guest->broker, guest, &wire->half);
 		break;
+	case RLMD_WIRE_TELL:
+		rlmd_xen_told(guest, &wire->text);
+		break;
 	case RLMD_WIRE_GONE:
 		if (client)
 			rlmd_client_doom(client, "closed");
@@ -308,6 +336,19 @@ static void channel_serve(struct rlmd_guest *guest)
 	rlmd_pipe_open(&guest->pipe, broker->loop, channel);
 }
 
+static void on_serve(struct ev_loop *loop, ev_timer *timer, int events)
+{
+	channel_serve(timer->data);
+}
+
+static void channel_asked(struct rlmd_guest *guest)
+{
+	if (!ev_is_active(&guest->serve)) {
+		ev_timer_set(&guest->serve, SERVE_PAUSE, 0);
+		ev_timer_start(guest->broker->loop, &guest->serve);
+	}
+}
+
 static void macs_read(struct rlmd_guest *guest)
 {
 	struct rlmd_xen *xen = guest->broker->xen;
@@ -363,6 +404,8 @@ static void guest_add(struct rlmd_broker *broker, unsigned id)
 	guest->pipe.owner = guest;
 	guest->pipe.message = on_message;
 	guest->pipe.over = on_over;
+	ev_timer_init(&guest->serve, on_serve, 0, 0);
+	guest->serve.data = guest;
 	snprintf(guest->domain->name, sizeof(guest->domain->name), "domain:#%u", id);
 	names_read(guest);
 	DL_APPEND(broker->xen->guests, guest);
@@ -390,6 +433,15 @@ static void watches_end(struct rlmd_guest *guest)
 	}
 }
 
+static void guest_free(struct rlmd_guest *guest)
+{
+	ev_timer_stop(guest->broker->loop, &guest->serve);
+	guest->domain->guest = NULL;
+	rlmd_domain_put(&guest->broker->domains, guest->domain);
+	free(guest->answer);
+	free(guest);
+}
+
 // The domain is gone for good. Its memory is free only when nobody maps it any more.
 static void guest_remove(struct rlmd_guest *guest)
 {
@@ -413,9 +465,7 @@ static void guest_remove(struct rlmd_guest *guest)
 		if (other->hello)
 			rlmd_pipe_send(&other->pipe, &lost);
 	rlmd_far_domain_lost(&broker->xen->far, guest->id);
-	guest->domain->guest = NULL;
-	rlmd_domain_put(&broker->domains, guest->domain);
-	free(guest);
+	guest_free(guest);
 }
 
 static struct rlmd_guest *guest_find(struct rlmd_broker *broker, unsigned id)
@@ -468,7 +518,7 @@ static void on_watch(struct rlmd_broker *broker, const char *path, const char *t
 	if (!guest)
 		return;
 	if (strstr(path, "/" RLMD_WIRE_ASK_NODE)) {
-		channel_serve(guest);
+		channel_asked(guest);
 		return;
 	}
 	names_read(guest);
@@ -503,9 +553,7 @@ void rlmd_broker_role_deinit(struct rlmd_broker *broker)
 		xs_rm(broker->xen->store, XBT_NULL, path);
 		DL_DELETE(broker->xen->guests, guest);
 		rlmd_pipe_close(&guest->pipe);
-		guest->domain->guest = NULL;
-		rlmd_domain_put(&broker->domains, guest->domain);
-		free(guest);
+		guest_free(guest);
 	}
 }
 

@@ -167,7 +167,7 @@ static bool link_tell(struct rlmd_far_link *link, struct rlm_msg_link *msg)
 }
 
 // Descriptors are the process's now; only the shared page stays here, in case the other side has not read it yet.
-static bool segment_tell(struct rlmd_far_link *link, struct rlm_msg_segment *msg)
+static bool segment_tell(const struct rlmd_far *far, struct rlmd_far_link *link, struct rlm_msg_segment *msg)
 {
 	struct part *part = part_find(link, msg->segment);
 
@@ -177,6 +177,7 @@ static bool segment_tell(struct rlmd_far_link *link, struct rlm_msg_segment *msg
 	msg->port[1] = part->peer.port;
 	msg->offset[0] = part->mine.offset;
 	msg->offset[1] = part->peer.offset;
+	msg->flags = far->no_fork ? RLM_SEGMENT_NO_FORK : 0;
 	rlmd_client_send(link->client, msg, (int[]){part->mine.region, part->peer.region, part->mine.bell, part->peer.bell},
 			 RLMD_SEGMENT_FDS);
 	rlmd_xen_view_close(&part->peer);
@@ -191,7 +192,7 @@ static bool tell(struct rlmd_far *far, struct rlmd_far_link *link, union rlm_msg
 	case RLM_MSG_LINK:
 		return link_tell(link, &msg->link);
 	case RLM_MSG_SEGMENT:
-		return segment_tell(link, &msg->segment);
+		return segment_tell(far, link, &msg->segment);
 	case RLM_MSG_BIND:
 		link->bound++;
 		break;

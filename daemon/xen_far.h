@@ -17,6 +17,7 @@ struct rlmd_far_link;
 struct rlmd_far {
 	struct rlmd_broker *broker;
 	struct rlmd_far_link *by_id;
+	bool no_fork; // forked children do not inherit what is mapped of another domain
 	void (*half)(struct rlmd_broker *broker, const struct rlmd_wire_half *half);
 	void (*release)(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_release *release);
 };

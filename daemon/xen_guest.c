@@ -237,6 +237,9 @@ static void on_message(void *owner, const union rlmd_wire *wire)
 	case RLMD_WIRE_HALF:
 		rlmd_far_half(&broker->xen->far, &wire->half);
 		break;
+	case RLMD_WIRE_ASK:
+		rlmd_xen_answer(broker, &wire->text);
+		break;
 	case RLMD_WIRE_GONE: // a domain
 		rlmd_far_domain_lost(&broker->xen->far, wire->header.client);
 		break;

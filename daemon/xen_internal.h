@@ -25,11 +25,15 @@ struct rlmd_guest {
 	unsigned mac_count;
 	uint32_t address_count;
 	struct rlmd_endpoint address[RLMD_WIRE_ADDRESSES]; // as it says itself
+	ev_timer serve;	   // not more often than so
 	char asked[64];	   // the value it asked for a channel with; "": did not
 	struct rlmd_domain *domain; // reference
 	struct rlmd_pipe pipe;
 	struct rlmd_client *clients; // by number
 	unsigned client_count;
+	uint32_t asked_number; // question that it has not answered yet
+	char *answer;	       // so far
+	size_t answer_size;
 };
 
 struct rlmd_xen {
@@ -42,6 +46,8 @@ struct rlmd_xen {
 	struct rlmd_guest nobody; // of clients whose domain is gone, until they are taken apart
 	struct rlmd_failed_link *failed;
 	ev_timer failed_turn;
+	struct rlmd_question *questions;
+	uint32_t next_question;
 	// guest
 	struct rlmd_pipe pipe;
 	bool welcome;
@@ -57,6 +63,11 @@ bool rlmd_store_read(struct rlmd_xen *xen, const char *path, char *value, size_t
 
 // A process of ours is gone: tells the broker.
 void rlmd_guest_client_gone(struct rlmd_broker *broker, struct rlmd_client *client);
+// xen_ask.c
+void rlmd_xen_ask_forget(struct rlmd_client *client);
+void rlmd_xen_told(struct rlmd_guest *guest, const struct rlmd_wire_text *wire);
+void rlmd_xen_answer(struct rlmd_broker *broker, const struct rlmd_wire_text *ask);
+
 int rlmd_guest_role_init(struct rlmd_broker *broker, char *error, size_t error_size);
 void rlmd_guest_role_deinit(struct rlmd_broker *broker);
 int rlmd_broker_role_init(struct rlmd_broker *broker, char *error, size_t error_size);

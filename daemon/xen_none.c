@@ -63,6 +63,11 @@ void rlmd_xen_client_gone(struct rlmd_broker *broker, struct rlmd_client *client
 {
 }
 
+bool rlmd_xen_ask(struct rlmd_broker *broker, struct rlmd_client *client, json_t *list)
+{
+	return false;
+}
+
 void rlmd_xen_report(const struct rlmd_domain *domain, json_t *json)
 {
 }
