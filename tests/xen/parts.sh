@@ -68,6 +68,17 @@ all_end() {
 	rlmd_end u1 u2 dom0
 }
 
+# After a part that failed: ends whatever it left.
+tidy() {
+	local host
+	for host in dom0 "${bed_domains[@]}"; do
+		on "$host" 'for file in /tmp/*.pid; do
+				[ ! -s $file ] || kill -KILL $(cat $file) 2>/dev/null
+				rm -f $file
+			done'
+	done
+}
+
 # ring_bytes HOST: bytes that its processes, present and gone, have sent and received by ring.
 ring_bytes() {
 	on "$1" 'rlmctl stats --json' | jq '.totals.tx_bytes_ring + .totals.rx_bytes_ring'
@@ -110,22 +121,14 @@ part_register() {
 	all_end && nothing_left
 }
 
-# exact SERVER CLIENT PORT MEGABYTES: random bytes both ways at once through socat, compared at the end.
-exact() {
-	local server=$1 client=$2 port=$3 host
-	for host in "$server" "$client"; do
-		on "$host" "head -c ${4}000000 /dev/urandom >/tmp/sent; rm -f /tmp/got
-			printf 'cat >/tmp/got &\\ncat /tmp/sent\\nexec >&-\\nwait\\n' >/tmp/both"
-	done
-	background "$server" exact "env $preload socat -t 100 TCP-LISTEN:$port,reuseaddr EXEC:\"sh /tmp/both\"" || return 1
-	listens "$server" "$port" || return 1
-	on_timeout=200 on "$client" "$preload timeout 180 socat -t 100 TCP:${bed_address[$server]}:$port EXEC:'sh /tmp/both'" || return 1
-	ended "$server" exact || return 1
-	[ "$(on "$server" 'sha256sum </tmp/got')" = "$(on "$client" 'sha256sum </tmp/sent')" ] || { echo "$server got something else"; return 1; }
-	[ "$(on "$client" 'sha256sum </tmp/got')" = "$(on "$server" 'sha256sum </tmp/sent')" ] || { echo "$client got something else"; return 1; }
-	for host in "$server" "$client"; do
-		on "$host" 'rm -f /tmp/got /tmp/sent'
-	done
+# bench SERVER CLIENT SETTINGS OPTION...: rlm-bench between two domains, prints JSON
+bench() {
+	local server=$1 client=$2 settings=$3
+	shift 3
+	background "$server" bench "env $settings rlm-bench server -1 -q" || return 1
+	listens "$server" 5301 || return 1
+	on_timeout=200 on "$client" "env $settings timeout 180 rlm-bench client -c ${bed_address[$server]} --json $*" || return 1
+	ended "$server" bench
 }
 
 listens() {
@@ -150,14 +153,13 @@ gigabits() {
 }
 
 part_stream() {
-	local before
 	all_start || return 1
 	echo "iperf3, TCP:  $(iperf3_run u1 u2 '' -n 16M | gigabits)"
 	echo "iperf3, ring: $(iperf3_run u1 u2 "$preload" -n 64M | gigabits)"
 	at_least "bytes by ring" "$(ring_bytes u2)" 32000000 || { evidence; return 1; }
-	before=$(ring_bytes u2)
-	exact u1 u2 6000 8 || { evidence; return 1; }
-	at_least "bytes by ring, checked" $(($(ring_bytes u2) - before)) 8000000 || { evidence; return 1; }
+	bench u1 u2 "$preload" --verify --bidir --bytes 16M >"$work/verify.json" || { cat "$work/verify.json"; evidence; return 1; }
+	at_least "bytes by ring, each of them checked" "$(jq '.tests[0].client.carrier.ring_bytes' "$work/verify.json")" 16000000 ||
+		{ evidence; return 1; }
 	all_end && nothing_left
 }
 
@@ -223,12 +225,12 @@ part_crash() {
 		listens $server 5201 || return 1
 	done
 	background u2 client "env $preload iperf3 -c 10.0.2.11 -t 60" || return 1
-	until_on 30 u2 'rlmctl connections | grep -q "ring.*ring"' || { evidence; return 1; }
+	until_on 30 u2 'rlmctl connections | grep -q " ring "' || { evidence; return 1; }
 	end u1 iperf3 KILL || return 1
 	ended u2 client || { echo "the client does not notice"; evidence; return 1; }
 	on u2 'tail -n 2 /tmp/client.log'
 	background u1 client "env $preload iperf3 -c 10.0.2.12 -t 8" || return 1
-	until_on 30 u1 'rlmctl connections | grep -q "ring.*ring"' || { evidence; return 1; }
+	until_on 30 u1 'rlmctl connections | grep -q " ring "' || { evidence; return 1; }
 	for server in u1 u2 dom0; do
 		end $server rlmd KILL || return 1
 	done
@@ -246,7 +248,7 @@ part_destroy() {
 	background u1 iperf3 "env $preload iperf3 -s -1" || return 1
 	listens u1 5201 || return 1
 	background u2 client "env $preload iperf3 -c 10.0.2.11 -t 300" || return 1
-	until_on 30 u2 'rlmctl connections | grep -q "ring.*ring"' || { evidence; return 1; }
+	until_on 30 u2 'rlmctl connections | grep -q " ring "' || { evidence; return 1; }
 	on dom0 'xl destroy u1' || return 1
 	until_on 20 dom0 'rlmctl events | grep -q domain-gone' || { evidence; return 1; }
 	# Nobody maps its memory any more, or it would stay in the list without a name.
@@ -283,4 +285,40 @@ evidence() {
 		echo "--- $host"
 		on "$host" 'tail -n 25 /tmp/rlmd.log; rlmctl connections; rlmctl events | tail -n 15'
 	done
+}
+
+# One line of the table: NAME JQ-FILTER OPTION..., by TCP and by ring. CPU: of both programs, and of dom0, in percent of one processor.
+measure_line() {
+	local name=$1 filter=$2 settings before after seconds row='' values=()
+	shift 2
+	for settings in '' "$preload"; do
+		before=$(dom0_seconds)
+		seconds=$SECONDS
+		bench u1 u2 "$settings" "$@" >"$work/measure.json" || return 1
+		seconds=$((SECONDS - seconds))
+		after=$(dom0_seconds)
+		values+=("$(jq -r ".tests[0] | $filter" "$work/measure.json")")
+		row+=$(jq -r --argjson dom0 "$(awk "BEGIN { print ($after - $before) * 100 / ($seconds ? $seconds : 1) }")" \
+			".tests[0] | [($filter), .client.cpu.percent, .server.cpu.percent, \$dom0] | map(. * 10 | round / 10 | tostring) | join(\" \")" "$work/measure.json")' '
+	done
+	# shellcheck disable=SC2086
+	printf '%-22s %10s %6s %6s %6s   %10s %6s %6s %6s   %6s\n' "$name" $row "$(jq -n "${values[1]} / ${values[0]} * 10 | round / 10")"
+}
+
+dom0_seconds() {
+	on dom0 "xl list | awk '\$1 == \"Domain-0\" { print \$NF }'"
+}
+
+part_measure() {
+	local size
+	all_start || return 1
+	printf '%-22s %31s   %31s   %6s\n' '' 'TCP  (CPU %: u2, u1, dom0)' 'ring  (CPU %: u2, u1, dom0)' ratio
+	for size in 512 4K 64K; do
+		measure_line "stream $size, MB/s" '.client.tx.bytes / .client.cpu.wall_s / 1e6' -T 4 -s $size || return 1
+	done
+	for size in 64 1K 16K; do
+		measure_line "round trip $size, us" '.client.times.mean_ns / 1000' -m rr -T 4 -s $size || return 1
+	done
+	measure_line "connections per second" '.client.times.per_second' -m crr -T 4 -s 64 || return 1
+	all_end && nothing_left
 }

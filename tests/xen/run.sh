@@ -67,8 +67,15 @@ cp "$build"/{rlmd,rlmctl,rlm-bench,librlm.so,xen-oracle} "$work/opt/"
 strip -g "$work"/opt/*
 bed_install "$work"/opt/* || exit 1
 bed_say "programs are installed"
+tidily() {
+	"$@" || {
+		tidy
+		return 1
+	}
+}
+
 for name in "${parts[@]}"; do
-	part "$name" "part_$name"
+	part "$name" tidily "part_$name"
 done
 if [ "$keep" = yes ]; then
 	for name in dom0 "${bed_domains[@]}"; do
