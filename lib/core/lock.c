@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <ucontext.h>
 
 #include "sys.h"
 
@@ -51,7 +52,7 @@ void rlm_lock_slow(struct rlm_lock *lock, uint32_t tid)
 
 	for (int i = 0; i < 100; i++) {
 		sys_pause();
-		if (rlm_lock_try(lock))
+		if (rlm_lock_grab(lock))
 			return;
 	}
 	for (;;) {
@@ -79,4 +80,54 @@ void rlm_lock_slow(struct rlm_lock *lock, uint32_t tid)
 void rlm_lock_wake(struct rlm_lock *lock)
 {
 	sys_futex_wake(&lock->word, 1);
+}
+
+// --- handlers put off ---
+
+__thread struct rlm_guard rlm_guard;
+static __thread siginfo_t deferred_info;
+static __thread uint64_t deferred_mask; // of the thread, before it was interrupted
+
+#define BIT(signal) (1ull << ((signal) - 1))
+#define SIGNALS_BYTES 8
+
+// What is raised by an instruction cannot wait; 32 and 33 are libc's own.
+static const uint64_t never_blocked =
+	BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) | BIT(SIGILL) | BIT(SIGTRAP) | BIT(SIGSYS) | BIT(SIGABRT) | BIT(32) | BIT(33);
+
+bool rlm_guard_defer(int signal, const void *info, void *context)
+{
+	ucontext_t *interrupted = context;
+	uint64_t all = ~never_blocked;
+
+	if (!rlm_guard.depth)
+		return false;
+	memcpy(&deferred_info, info, sizeof(deferred_info));
+	memcpy(&deferred_mask, &interrupted->uc_sigmask, sizeof(deferred_mask));
+	memcpy(&interrupted->uc_sigmask, &all, sizeof(all)); // from the handler's return on
+	rlm_guard.deferred = (uint32_t)signal;
+	return true;
+}
+
+// The thread gets its signal once more, with everything that belongs to it, as soon as the old mask is back.
+void rlm_guard_run(void)
+{
+	int signal = (int)rlm_guard.deferred;
+	siginfo_t info = deferred_info;
+	uint64_t mask = deferred_mask;
+
+	rlm_guard.deferred = 0;
+	sys_call4(SYS_rt_tgsigqueueinfo, sys_call0(SYS_getpid), sys_tid(), signal, &info);
+	sys_call4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, SIGNALS_BYTES);
+}
+
+void rlm_guard_fork_child(void)
+{
+	uint64_t mask = deferred_mask;
+
+	rlm_guard.depth = 0;
+	if (!rlm_guard.deferred)
+		return;
+	rlm_guard.deferred = 0; // it was sent to the parent
+	sys_call4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, SIGNALS_BYTES);
 }

@@ -26,7 +26,35 @@ static inline uint32_t rlm_tid(void)
 	return rlm_self_tid ? rlm_self_tid : rlm_lock_tid();
 }
 
-static inline bool rlm_lock_try(struct rlm_lock *lock)
+// A signal handler that needs a lock which its own thread holds would wait for ever. So while a thread holds a lock (or is about to take
+// one), handlers are put off: lib/preload/hooks_signal.c asks rlm_guard_defer(), and the last rlm_lock_drop() lets the signal in.
+struct rlm_guard {
+	volatile uint32_t depth;    // locks held
+	volatile uint32_t deferred; // signal number, 0 = none; all others are blocked then
+};
+
+extern __thread struct rlm_guard rlm_guard;
+
+// In a handler, with its arguments. true: not now, return at once.
+bool rlm_guard_defer(int signal, const void *info, void *context);
+void rlm_guard_run(void);
+// In fork's child, which holds no locks.
+void rlm_guard_fork_child(void);
+
+static inline void rlm_guard_enter(void)
+{
+	rlm_guard.depth++;
+	atomic_signal_fence(memory_order_seq_cst);
+}
+
+static inline void rlm_guard_leave(void)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+	if (__builtin_expect(--rlm_guard.depth == 0 && rlm_guard.deferred, 0))
+		rlm_guard_run();
+}
+
+static inline bool rlm_lock_grab(struct rlm_lock *lock)
 {
 	uint32_t zero = 0;
 
@@ -34,9 +62,19 @@ static inline bool rlm_lock_try(struct rlm_lock *lock)
 						       memory_order_relaxed);
 }
 
+static inline bool rlm_lock_try(struct rlm_lock *lock)
+{
+	rlm_guard_enter();
+	if (rlm_lock_grab(lock))
+		return true;
+	rlm_guard_leave();
+	return false;
+}
+
 static inline void rlm_lock_take(struct rlm_lock *lock)
 {
-	if (__builtin_expect(!rlm_lock_try(lock), 0))
+	rlm_guard_enter();
+	if (__builtin_expect(!rlm_lock_grab(lock), 0))
 		rlm_lock_slow(lock, rlm_tid());
 }
 
@@ -44,6 +82,7 @@ static inline void rlm_lock_drop(struct rlm_lock *lock)
 {
 	if (__builtin_expect(atomic_exchange_explicit(&lock->word, 0, memory_order_seq_cst) & RLM_LOCK_WAITERS, 0))
 		rlm_lock_wake(lock);
+	rlm_guard_leave();
 }
 
 static inline bool rlm_lock_is_mine(const struct rlm_lock *lock)

@@ -36,6 +36,7 @@ void hook_fork_done(long pid)
 	if (pid == 0) {
 		process_id = (int)sys_call0(SYS_getpid);
 		stream_fork_child();
+		hook_signal_fork_child();
 	} else {
 		stream_fork_parent();
 	}

@@ -10,6 +10,7 @@
 #include <sys/auxv.h>
 
 #include "location.h"
+#include "hooks.h"
 #include "stream_internal.h"
 
 #define CONNECTIONS 65536u
@@ -37,6 +38,7 @@ static void fork_child(void)
 {
 	process_id = (int)sys_call0(SYS_getpid);
 	stream_fork_child();
+	hook_signal_fork_child();
 }
 
 static void at_exit(int status, void *unused)
