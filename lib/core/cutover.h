@@ -85,6 +85,13 @@ static inline bool cutover_is_lost(const struct rlm_bound *b)
 	return __builtin_expect(atomic_load_explicit(b->here, memory_order_relaxed) !=
 					atomic_load_explicit(&b->location, memory_order_relaxed), 0);
 }
+// While a round is carried by the ring the peer's slot says whose it is. Memory that was lost with a move nobody announced says something
+// else, for good: so bytes that were copied before this was seen to hold are what the peer wrote.
+static inline bool cutover_slot_stands(const struct rlm_bound *b)
+{
+	atomic_thread_fence(memory_order_acquire);
+	return __builtin_expect(atomic_load_explicit(&b->rx.peer->epoch, memory_order_relaxed) == b->epoch, 1);
+}
 // Both locks, of a lost one. true: it can go on over TCP, at the exact byte.
 bool cutover_lost_is_plain(const struct rlm_bound *b);
 // Nobody uses the binding any more.

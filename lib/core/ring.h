@@ -43,6 +43,8 @@ static inline uint64_t ring_room(struct rlm_ring *r, uint64_t head, uint64_t wan
 	uint64_t room = r->size - (head - r->cached);
 	uint64_t tail;
 
+	if (__builtin_expect(room > r->size, 0)) // our own counter is gone: the memory was lost
+		return RLM_RING_BROKEN;
 	if (room >= wanted)
 		return room;
 	tail = atomic_load_explicit(&r->peer->tail, memory_order_acquire);
@@ -101,6 +103,8 @@ static inline uint64_t ring_available(struct rlm_ring *r, uint64_t wanted)
 	uint64_t tail = atomic_load_explicit(&r->mine->tail, memory_order_relaxed);
 	uint64_t head;
 
+	if (__builtin_expect(r->cached - tail > r->size, 0))
+		return RLM_RING_BROKEN;
 	if (r->cached - tail >= wanted)
 		return r->cached - tail;
 	head = atomic_load_explicit(&r->peer->head, memory_order_acquire);

@@ -214,7 +214,7 @@ bool stream_is_here(const struct rlm_conn *c);
 void stream_lost(struct rlm_conn *c, struct rlm_bound *b, int fd);
 // The same without locks, for a call that found it so: look again.
 void stream_find_lost(struct rlm_conn *c, int fd);
-// Under both locks: this end gives up, the other one shall see a reset.
+// Under a lock: this end gives up, the other one shall see a reset.
 void stream_reset(struct rlm_bound *b, int fd);
 // Not shared with another process: what one of them maps the others have not.
 bool stream_is_alone(const struct rlm_conn *c);

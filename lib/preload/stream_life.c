@@ -151,11 +151,19 @@ static void pay_before_close(struct rlm_conn *c, struct rlm_bound *b, int fd)
 		;
 }
 
+// What was sent last is in memory that the peer does not see: no orderly end.
+static bool ring_is_lost(const struct rlm_bound *b)
+{
+	return b->tx_state == TX_RING && !b->tx_dead && (cutover_is_lost(b) || !cutover_slot_stands(b));
+}
+
 void stream_leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	const struct linger reset = {.l_onoff = 1, .l_linger = 0};
 
 	b->tx_stop = b->rx_stop = 1;
+	if (ring_is_lost(b))
+		stream_break(c, b, fd);
 	pay_before_close(c, b, fd);
 	if (b->rx_state == RX_READY && !b->gone)
 		cutover_rx_ask(b); // the offer must not outlive us
@@ -305,6 +313,8 @@ int stream_shutdown(struct rlm_conn *c, int fd, int how)
 		return REAL(shutdown)(fd, how);
 	rlm_lock_take(&c->tx_lock);
 	b = stream_bound(c);
+	if (b && ring_is_lost(b))
+		stream_break(c, b, fd);
 	if (b)
 		pay_before_close(c, b, fd);
 	r = REAL(shutdown)(fd, how);

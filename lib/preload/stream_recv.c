@@ -86,8 +86,8 @@ int64_t stream_plain_recv_end_bound(struct rlm_conn *c, int fd, const struct iov
 }
 
 // Ring, under rx_lock: bytes given to the caller.
-static uint64_t ring_recv(struct rlm_conn *c, struct rlm_bound *b, struct cursor *at, uint64_t most, uint64_t available,
-			  int flags)
+static int64_t ring_recv(struct rlm_conn *c, struct rlm_bound *b, struct cursor *at, uint64_t most, uint64_t available,
+			 int flags)
 {
 	struct rlm_ring *r = &b->rx;
 	uint64_t tail = atomic_load_explicit(&r->mine->tail, memory_order_relaxed), start = tail, n;
@@ -100,15 +100,17 @@ static uint64_t ring_recv(struct rlm_conn *c, struct rlm_bound *b, struct cursor
 		ring_copy(r, tail, p, n);
 		tail += n;
 	}
+	if (!cutover_slot_stands(b))
+		return -1;
 	if (flags & MSG_PEEK)
-		return most;
+		return (int64_t)most;
 	ring_free(r, tail);
 	stat_add(&conn_stat(&arena, c)->rx_bytes_ring, most);
 	if (passes_quarter(r, start, tail)) {
 		atomic_thread_fence(memory_order_seq_cst); // pairs with wake_listen()
 		wake_sender(b);
 	}
-	return most;
+	return (int64_t)most;
 }
 
 // TCP up to the cut, under rx_lock. > 0, 0 end of stream, -errno.
@@ -311,6 +313,13 @@ static int64_t ask_kernel(struct receive *r)
 	return n || !r->total ? n : finish_at_end(r);
 }
 
+static int64_t break_off(struct receive *r, struct rlm_bound *b)
+{
+	stream_break(r->c, b, r->fd);
+	rlm_lock_drop(&r->c->rx_lock);
+	return finish(r, -ECONNRESET);
+}
+
 // Fast path and all the others: one look at the connection. Lock is held on entry, released on return.
 static int64_t one_step(struct receive *r, struct rlm_bound *b)
 {
@@ -336,7 +345,9 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 	case RX_WAY_RING:
 		if (__builtin_expect(!conn_stat(&arena, c)->rx_carrier, 0))
 			stream_note_rx(c, b);
-		n = (int64_t)ring_recv(c, b, &r->at, r->total - r->done, available, r->flags);
+		n = ring_recv(c, b, &r->at, r->total - r->done, available, r->flags);
+		if (__builtin_expect(n < 0, 0))
+			return break_off(r, b);
 		way = cutover_rx_has_ended(b) ? RX_WAY_LIMIT : RX_WAY_RING;
 		rlm_lock_drop(&c->rx_lock);
 		return r->total == 0 ? 0 : got(r, (uint64_t)n, way == RX_WAY_LIMIT);
@@ -358,9 +369,7 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 	case RX_WAY_KERNEL:
 		return ask_kernel(r);
 	default:
-		stream_break(c, b, r->fd);
-		rlm_lock_drop(&c->rx_lock);
-		return finish(r, -ECONNRESET);
+		return break_off(r, b);
 	}
 	rlm_lock_drop(&c->rx_lock);
 	return n <= 0 ? finish(r, n) : got(r, (uint64_t)n, true);

@@ -147,7 +147,7 @@ out:
 	return plain;
 }
 
-// Under both locks. So that neither end takes what is left of the stream for all of it: a reset, not an orderly end.
+// Under a lock. So that neither end takes what is left of the stream for all of it: a reset, not an orderly end.
 void stream_reset(struct rlm_bound *b, int fd)
 {
 	const struct sockaddr nobody = {.sa_family = AF_UNSPEC};

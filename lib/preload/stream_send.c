@@ -132,6 +132,8 @@ static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct load *l
 			unpublished = 0;
 		}
 	}
+	if (__builtin_expect(!cutover_slot_stands(b), 0))
+		return -1;
 	if (done) {
 		ring_publish_fenced(r, head); // pairs with wake_listen()
 		wake_receiver(b);
