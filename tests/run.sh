@@ -19,6 +19,10 @@ unit() {
 	ctest --test-dir "$build" --output-on-failure
 }
 
+moves() {
+	"$root/tests/chaos/move.sh" "${MOVES_SECONDS:-30}" && "$root/tests/chaos/lost.sh"
+}
+
 asan_build() {
 	build_in "$build-asan" -DRLM_SANITIZE=address,undefined
 }
@@ -77,7 +81,7 @@ wanted preload && part_script preload "$root/tests/preload/run.py" --build "$bui
 wanted model && part_script model "$root/tests/model/run.sh"
 wanted apps && part apps twice "$root/tests/apps/run.sh"
 wanted chaos && part chaos twice "$root/tests/chaos/run.sh" "${CHAOS_SECONDS:-60}"
-wanted moves && part moves twice "$root/tests/chaos/move.sh" "${MOVES_SECONDS:-30}"
+wanted moves && part moves twice moves
 if wanted asan; then
 	part asan-build asan_build
 	part asan-unit asan_unit
