@@ -221,7 +221,7 @@ client stream01 do_stream 0 1 7000 3
 client stream12 do_stream 1 2 7000 2
 client stream20 do_stream 2 0 7000 1
 client steady do_stream 2 1 7001 $((seconds + 15))
-wait_for 10 is_accelerated || wrong "nothing was accelerated before the first move"
+wait_for 30 is_accelerated || wrong "nothing was accelerated before the first move"
 end=$((SECONDS + seconds))
 while [ $SECONDS -lt $end ] && [ ! -s "$work/wrong" ]; do
 	domain=$((RANDOM % 3))
