@@ -358,6 +358,13 @@ static void test_spin_budget(void **state)
 		wake_slept(&spin, 10000);
 	assert_true(wake_may_spin(&spin));
 	assert_in_range(spin.budget, 10000, 20000);
+	// Sleeps that ended at once do so too, however little they took: a peer that spins answers that fast.
+	while (wake_may_spin(&spin))
+		assert_false(wake_spin(&word, 1, &spin));
+	for (unsigned i = 0; i < RLM_SPIN_STREAK_MAX; i++)
+		wake_slept(&spin, 100);
+	assert_true(wake_may_spin(&spin));
+	assert_in_range(spin.budget, RLM_SPIN_MIN, 20000);
 	wake_init(1, 0);
 }
 
