@@ -33,6 +33,7 @@
 #define RLM_CONN_ISN 0x80u      // must be named by initial sequence numbers
 #define RLM_CONN_TUPLE 0x100u   // cannot be named by initial sequence numbers: the broker may not read them
 #define RLM_CONN_ACTIVE 0x400u  // this end called connect()
+#define RLM_CONN_INHERITED 0x800u // from an earlier program; others may have it too
 #define RLM_CONN_NAMING 0x200u  // a duplicate of the socket is on its way to the broker or there
 
 #define RLM_CALLER_SEVERAL UINT32_MAX
@@ -50,6 +51,7 @@ struct rlm_conn {
 	_Atomic uint32_t flags;
 	_Atomic uint32_t next;   // free list
 	_Atomic uint32_t caller; // rlm_place.id of the process whose threads are in calls, RLM_CALLER_SEVERAL
+	_Atomic uint32_t looks;  // how often others have been looked for, while RLM_CONN_INHERITED
 	_Atomic int32_t ghost;   // descriptor + 1 that keeps the socket for `users` after the application closed it
 };
 

@@ -11,6 +11,7 @@
 
 #include "broker_client.h"
 #include "epoll.h"
+#include "inherited.h"
 #include "leaving.h"
 #include "links.h"
 #include "location.h"
@@ -183,7 +184,33 @@ static void offer_by_isn(struct rlm_conn *c, int fd)
 	}
 }
 
+// Used by stdio, perhaps, inside libc.
+static bool is_stdio(const struct rlm_conn *c)
+{
+	return fd_conn(0) == c || fd_conn(1) == c || fd_conn(2) == c;
+}
+
 #define SHARED_RETRY_MS 1000
+#define LOOKS_MAX 6
+
+// Often the earlier program, or the one that started us, is about to close it. Later and later: a look is not cheap.
+static bool is_inherited_alone(struct rlm_conn *c, int fd)
+{
+	if (!(c->flags & RLM_CONN_INHERITED))
+		return true;
+	if (!is_stdio(c) && inherited_is_alone(c, fd)) {
+		clear_flags(c, RLM_CONN_INHERITED);
+		return true;
+	}
+	set_why(c, is_stdio(c) ? RLM_WHY_STDIO : RLM_WHY_SHARED);
+	if (c->looks++ < LOOKS_MAX) {
+		set_flags(c, RLM_CONN_QUEUED);
+		helper_retry(c, 50u << 2 * c->looks);
+	} else {
+		set_flags(c, RLM_CONN_BARRED);
+	}
+	return false;
+}
 
 static bool receives_every_byte(int fd)
 {
@@ -241,6 +268,8 @@ void binding_offer(struct rlm_conn *c)
 		set_why(c, RLM_WHY_OPTION);
 		goto out;
 	}
+	if (!is_inherited_alone(c, fd))
+		goto out;
 	learn_addresses(c, fd);
 	if (!(flags & RLM_CONN_ISN) || flags & RLM_CONN_TUPLE || !arena.tickets)
 		send_offer(c, fd, RLM_NAME_TUPLE);

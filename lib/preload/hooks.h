@@ -122,8 +122,8 @@ void hook_signal_fork_child(void);
 void hook_fork_prepare(void);
 void hook_fork_done(long pid);
 
-// The process uses sockets in a way that no hook sees: all connections stay on TCP from now on. false: one of them has not left its slot.
-bool hook_bar_all(void);
+// The process uses sockets in a way that no hook sees: all connections stay on TCP from now on.
+void hook_bar_all(void);
 // seccomp(2): from here on no call but the program's own.
 void hook_before_sandbox(void);
 

@@ -127,14 +127,29 @@ RLM_EXPORT int daemon(int nochdir, int noclose)
 
 // --- sandboxes ---
 
+// Others of the family may go on with the connections, so those that are on TCP are not barred.
+static bool leave_all(void)
+{
+	bool done = true;
+
+	for (int fd = 0; fd <= fd_highest(); fd++) {
+		struct rlm_conn *c = fd_conn(fd);
+
+		if (c && c->bound && (stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0 || !hook_is_kernels(c, fd)))
+			done = false;
+	}
+	return done;
+}
+
 // The process will not be allowed what we do beside its own calls, and may be killed for trying. So everything goes back to TCP, what
 // comes is not looked at, and no thread of ours is left.
 void hook_before_sandbox(void)
 {
-	if (!hook_bar_all())
+	if (!leave_all())
 		return;
 	settings.enabled = false;
 	helper_stop();
+	leave_all(); // the helper may have been binding one
 }
 
 RLM_EXPORT int prctl(int option, ...)

@@ -58,18 +58,15 @@ static void adopt(int fd, uint32_t value, bool active)
 	errno = saved;
 }
 
-bool hook_bar_all(void)
+void hook_bar_all(void)
 {
-	bool done = true;
-
 	atomic_store_explicit(&all_barred, true, memory_order_relaxed);
 	for (int fd = 0; fd <= fd_highest(); fd++) {
 		struct rlm_conn *c = fd_conn(fd);
 
-		if (c && (stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0 || !hook_is_kernels(c, fd)))
-			done = false;
+		if (c)
+			stream_to_kernel(c, fd, RLM_WHY_OPTION);
 	}
-	return done;
 }
 
 RLM_EXPORT int socket(int domain, int type, int protocol)

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/auxv.h>
 
+#include "inherited.h"
 #include "location.h"
 #include "hooks.h"
 #include "stream_internal.h"
@@ -77,6 +78,7 @@ __attribute__((constructor)) static void start(void)
 	fd_set_entry(arena.table_fd, FD_INTERNAL, 0);
 	family_init(&arena);
 	stream_take_place(&arena.place);
+	inherited_adopt();
 	pthread_atfork(fork_prepare, fork_parent, fork_child);
 	// Handlers run in the opposite order: after those of the program and all destructors, which may use sockets.
 	on_exit(at_exit, NULL);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-# sshd executes itself anew for each connection, with the socket kept through exec.
+# sshd executes itself anew for each connection, with the socket kept through exec; an earlier process of it is under seccomp.
 # shellcheck shell=bash
 packages=(openssh-server openssh-client)
 
@@ -42,6 +42,7 @@ ssh_scp() {
 	client timeout 40 scp -F "$work/ssh/client" "$server_address:$work/200m" "$dir/down" || fail "scp: status $?"
 	same_file "$work/200m" "$dir/up"
 	same_file "$work/200m" "$dir/down"
+	need 2 300000000
 	say "2 x 200 MB right"
 }
 
@@ -51,6 +52,7 @@ ssh_sftp() {
 	client timeout 40 sftp -q -F "$work/ssh/client" -b "$dir/batch" "$server_address" >"$dir/out" || fail "sftp: status $?"
 	same_file "$work/200m" "$dir/up"
 	same_file "$work/200m" "$dir/down"
+	need 1 300000000
 	say "2 x 200 MB right"
 }
 
@@ -63,6 +65,6 @@ ssh_command() {
 }
 
 ssh_init
-row "sshd, scp" any ssh_scp seconds=90
-row "sshd, sftp" any ssh_sftp seconds=90
+row "sshd, scp" ring ssh_scp promote=eager seconds=90
+row "sshd, sftp" ring ssh_sftp promote=eager seconds=90
 row "sshd, ssh" any ssh_command

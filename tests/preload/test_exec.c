@@ -2,6 +2,7 @@
 // Connections that other programs get: exec, posix_spawn, vfork, system, SCM_RIGHTS, pidfd_getfd.
 #include "pair.h"
 
+#include <rlm/rlm.h>
 #include <spawn.h>
 
 extern char **environ;
@@ -110,6 +111,82 @@ static void handed_to_exec(void **state)
 	assert_returns(shutdown(p->a, SHUT_WR), 0);
 	recv_end(p->a);
 	child_finish(child);
+}
+
+// A preloaded program that echoes what comes from a descriptor it was started with.
+static pid_t echo_by_exec(struct pair *p)
+{
+	pid_t child = fork();
+	char number[16];
+
+	if (child == 0) {
+		close(p->a);
+		snprintf(number, sizeof(number), "%d", p->b);
+		execl("/usr/bin/python3", "python3", "-c", "import os, sys\nfd = int(sys.argv[1])\nwhile b := os.read(fd, 9999): os.write(fd, b)",
+		      number, NULL);
+		_exit(98);
+	}
+	return child;
+}
+
+static void echo_some(struct pair *p, uint64_t *at)
+{
+	send_pattern(p->a, 1, *at, 3000);
+	recv_pattern(p->a, 1, *at, 3000);
+	*at += 3000;
+}
+
+// Whether others have a connection that came by exec can be told only by those who see all processes.
+static bool ownership_can_be_seen(void)
+{
+	char link[64] = "";
+
+	return geteuid() == 0 && readlink("/proc/self/ns/pid", link, sizeof(link) - 1) > 0 && !strcmp(link, "pid:[4026531836]");
+}
+
+static void inherited_alone(void **state)
+{
+	struct pair *p = *state;
+	pid_t child = echo_by_exec(p);
+	int64_t deadline = now_ms() + DEADLINE_MS;
+	struct rlm_info info;
+	uint64_t at = 0;
+	bool ring = false;
+
+	assert_returns(close(p->b), 0);
+	p->b = -1;
+	do {
+		echo_some(p, &at);
+		assert_returns(rlm_socket_info(p->a, &info), 0);
+		ring = info.tx_carrier && info.rx_carrier;
+	} while (carrier_is_ring() && ownership_can_be_seen() && !ring && now_ms() < deadline);
+	assert_that(ring || !carrier_is_ring() || !ownership_can_be_seen());
+	for (int i = 0; i < 100; i++)
+		echo_some(p, &at);
+	assert_returns(shutdown(p->a, SHUT_WR), 0);
+	recv_end(p->a);
+	child_finish(child);
+}
+
+// Somebody else has it too, and uses it.
+static void inherited_and_kept(void **state)
+{
+	struct pair *p = *state;
+	pid_t child = echo_by_exec(p);
+	int64_t quiet = now_ms() + 10 * QUIET_MS;
+	struct rlm_info info;
+	uint64_t at = 0;
+
+	do
+		echo_some(p, &at);
+	while (now_ms() < quiet);
+	assert_returns(rlm_socket_info(p->a, &info), 0);
+	assert_that(!info.tx_carrier && !info.rx_carrier);
+	send_text(p->b, "from the parent");
+	recv_text(p->a, "from the parent");
+	assert_returns(shutdown(p->a, SHUT_WR), 0);
+	child_finish(child);
+	recv_end(p->b);
 }
 
 static void cloexec_is_kept(void **state)
@@ -293,6 +370,8 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(socket_as_standard_streams),
     TEST_FAMILY(into_foreign_program),
     TEST_SETTLED(handed_to_exec),
+    TEST_FRESH(inherited_alone),
+    TEST_SETTLED(inherited_and_kept),
     TEST_SETTLED(cloexec_is_kept),
     TEST_SETTLED(system_and_popen),
     TEST_SETTLED(no_descriptor_leaks),
