@@ -97,9 +97,18 @@ static bool in_repair_mode(int fd)
 	return sys_getsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &value, &len) == 0 && value;
 }
 
+static int reuse_of(int fd)
+{
+	int value = 0;
+	socklen_t len = sizeof(value);
+
+	sys_getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &value, &len);
+	return value;
+}
+
 // A broker died between repair on and repair off. With the capability we switch it off; without, the next broker must. Until then the
 // socket is held: nobody may use it in this state.
-static void leave_repair_mode(int fd)
+static void leave_repair_mode(int fd, int reuse)
 {
 	const int off = TCP_REPAIR_OFF_NO_WP;
 	const struct timespec moment = {.tv_nsec = 20000000};
@@ -115,12 +124,13 @@ static void leave_repair_mode(int fd)
 		}
 		sys_call2(SYS_nanosleep, &moment, NULL);
 	}
+	sys_setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse)); // repair mode forgets it
 }
 
 #define NAMING_PATIENCE_MS 50
 
 // Until the broker has read the numbers, refused, or gone; other messages are served meanwhile.
-static void wait_for_ticket(_Atomic uint32_t *ticket, int fd)
+static void wait_for_ticket(_Atomic uint32_t *ticket, int fd, int reuse)
 {
 	uint32_t open = RLM_TICKET_OPEN;
 
@@ -142,7 +152,8 @@ static void wait_for_ticket(_Atomic uint32_t *ticket, int fd)
 		while (helper_read_broker())
 			;
 	}
-	leave_repair_mode(fd);
+	if (in_repair_mode(fd))
+		leave_repair_mode(fd, reuse);
 }
 
 static bool nothing_unsent(const struct rlm_conn *c, int fd)
@@ -160,6 +171,7 @@ static void offer_by_isn(struct rlm_conn *c, int fd)
 {
 	const struct timespec moment = {.tv_nsec = 100000};
 	_Atomic uint32_t *ticket = &arena.tickets->ticket[0];
+	int reuse = reuse_of(fd);
 	bool still = false;
 
 	rlm_lock_take(&c->tx_lock);
@@ -171,7 +183,7 @@ static void offer_by_isn(struct rlm_conn *c, int fd)
 		atomic_store_explicit(ticket, RLM_TICKET_OPEN, memory_order_seq_cst);
 		send_offer(c, fd, RLM_NAME_ISN);
 		naming = true;
-		wait_for_ticket(ticket, fd);
+		wait_for_ticket(ticket, fd, reuse);
 		naming = false;
 		atomic_store_explicit(ticket, RLM_TICKET_FREE, memory_order_seq_cst);
 	}
