@@ -352,7 +352,7 @@ static void channel_asked(struct rlmd_guest *guest)
 static void macs_read(struct rlmd_guest *guest)
 {
 	struct rlmd_xen *xen = guest->broker->xen;
-	char path[96];
+	char path[96], mac[sizeof(guest->macs[0])];
 	unsigned count = 0;
 	char **vifs;
 
@@ -360,9 +360,10 @@ static void macs_read(struct rlmd_guest *guest)
 	vifs = xs_directory(xen->store, XBT_NULL, path, &count);
 	guest->mac_count = 0;
 	for (unsigned i = 0; vifs && i < count && guest->mac_count < 4; i++) {
+		// The domain writes there: it gets no control characters into a terminal.
 		snprintf(path, sizeof(path), "/local/domain/%u/device/vif/%.16s/mac", guest->id, vifs[i]);
-		if (rlmd_store_read(xen, path, guest->macs[guest->mac_count], sizeof(guest->macs[0])))
-			guest->mac_count++;
+		if (rlmd_store_read(xen, path, mac, sizeof(mac)))
+			rlmd_text_clean(guest->macs[guest->mac_count++], sizeof(guest->macs[0]), mac, sizeof(mac));
 	}
 	free(vifs);
 }

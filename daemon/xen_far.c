@@ -171,6 +171,8 @@ static bool segment_tell(const struct rlmd_far *far, struct rlmd_far_link *link,
 {
 	struct part *part = part_find(link, msg->segment);
 
+	if (!part)
+		return true; // dropped meanwhile
 	if (!part->opened)
 		return false;
 	msg->port[0] = part->mine.port;
