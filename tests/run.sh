@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Builds everything and runs all tests, on a fresh Debian 12, as root or with sudo at hand.
 #
-#   tests/run.sh [PART...]     build unit preload model apps chaos moves asan tsan; all without one. asan-preload only by name
+#   tests/run.sh [PART...]     build unit preload model apps chaos moves asan tsan; all without one. asan-preload and xen only by name
 #
 # The last line is "N passed, N failed", counted in parts; the exit status is 0 if none failed.
 # RLM_BUILD: the build directory (default: build). CHAOS_SECONDS: how long the chaos test runs (default: 60).
@@ -57,7 +57,7 @@ wanted() {
 	[ ${#parts[@]} = 0 ] || [[ " ${parts[*]} " == *" $1 "* ]]
 }
 
-all='build unit preload model apps chaos moves asan asan-preload tsan'
+all='build unit preload model apps chaos moves asan asan-preload tsan xen'
 parts=("$@")
 for name in "${parts[@]}"; do
 	[[ " $all " == *" $name "* ]] || {
@@ -91,5 +91,6 @@ if [[ " ${parts[*]:-} " == *" asan-preload "* ]]; then
 	part asan-preload asan_preload
 fi
 wanted tsan && part tsan tsan
+[[ " ${parts[*]:-} " != *" xen "* ]] || part_script xen "$root/tests/xen/run.sh"
 echo "All in $((SECONDS - start)) s."
 summary
