@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <sys/time.h>
 
 #include "settings.h"
 #include "sys.h"
@@ -210,6 +211,9 @@ static bool option_bars(int level, int name, const void *value, socklen_t len)
 	switch (name) {
 	case SO_RCVLOWAT:
 		return first > 1 || first < 0;
+	case SO_RCVTIMEO: // a negative time is "not at all", and reads back as "for ever"
+	case SO_SNDTIMEO:
+		return len >= sizeof(struct timeval) && !hook_is_bad(value) && ((const struct timeval *)value)->tv_sec < 0;
 	case SO_ATTACH_FILTER:
 	case SO_ATTACH_BPF:
 	case SO_ZEROCOPY:

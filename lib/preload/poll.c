@@ -341,7 +341,7 @@ static bool any_tracked(const struct pollfd *fds, nfds_t n)
 {
 	struct entry e;
 
-	for (nfds_t i = 0; settings.enabled && i < n; i++)
+	for (nfds_t i = 0; settings.enabled && !hook_is_bad(fds) && i < n; i++)
 		if (look_up_one(fds[i].fd, &e) != ENTRY_KERNEL)
 			return true;
 	return false;
@@ -388,7 +388,7 @@ RLM_EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeou
 {
 	struct deadline deadline = {0};
 
-	if (n > FDTABLE_SIZE || !any_tracked(fds, n) ||
+	if (n > FDTABLE_SIZE || !any_tracked(fds, n) || (timeout && hook_is_bad(timeout)) ||
 	    (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= 1000000000))) // EINVAL
 		return REAL(ppoll)(fds, n, timeout, mask);
 	return (int)rlm_result(run_poll(fds, n, timeout, &deadline, mask));
@@ -441,6 +441,8 @@ static size_t set_bytes(int n)
 
 static bool select_has_tracked(int n, const fd_set *in, const fd_set *out, const fd_set *except)
 {
+	if ((in && hook_is_bad(in)) || (out && hook_is_bad(out)) || (except && hook_is_bad(except)))
+		return false;
 	for (int fd = 0; settings.enabled && fd < n; fd++) {
 		uint32_t kind = fd_entry(fd) >> FD_VALUE_BITS;
 
@@ -522,7 +524,7 @@ RLM_EXPORT int select(int n, fd_set *restrict in, fd_set *restrict out, fd_set *
 	struct deadline deadline = {0};
 	int r;
 
-	if (!set_is_small(n) || !select_has_tracked(n, in, out, except) ||
+	if (!set_is_small(n) || !select_has_tracked(n, in, out, except) || (timeout && hook_is_bad(timeout)) ||
 	    (timeout && (timeout->tv_sec < 0 || timeout->tv_usec < 0)))
 		return REAL(select)(n, in, out, except, timeout);
 	if (timeout)
@@ -542,7 +544,7 @@ RLM_EXPORT int pselect(int n, fd_set *restrict in, fd_set *restrict out, fd_set 
 {
 	struct deadline deadline = {0};
 
-	if (!set_is_small(n) || !select_has_tracked(n, in, out, except) ||
+	if (!set_is_small(n) || !select_has_tracked(n, in, out, except) || (timeout && hook_is_bad(timeout)) ||
 	    (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= 1000000000)))
 		return REAL(pselect)(n, in, out, except, timeout, mask);
 	return (int)rlm_result(select_ours(n, in, out, except, timeout, &deadline, mask));

@@ -47,18 +47,35 @@ static ssize_t kernel_send_file(int fd, struct load *load, uint64_t most)
 	return n;
 }
 
-static ssize_t kernel_send_vector(int fd, const struct cursor *at, int flags)
+static void skip(struct cursor *at, uint64_t n)
+{
+	uint64_t step;
+
+	for (; n; n -= step)
+		cursor_next(at, n, &step);
+}
+
+// In pieces, if the array has to be copied because its first entry was sent in part.
+static ssize_t kernel_send_vector(int fd, struct cursor at, int flags)
 {
 	struct iovec scratch[64];
-	struct msghdr msg = {.msg_iov = scratch};
+	struct msghdr msg;
+	ssize_t n, sent = 0;
 
-	if (at->offset == 0 && at->left > 64) {
-		msg.msg_iov = (struct iovec *)(uintptr_t)at->iov;
-		msg.msg_iovlen = (size_t)at->left;
-	} else {
-		msg.msg_iovlen = (size_t)cursor_rest(at, scratch, 64);
+	for (;; sent += n) {
+		if (at.offset == 0 && at.left > 64)
+			msg = (struct msghdr){.msg_iov = (struct iovec *)(uintptr_t)at.iov, .msg_iovlen = (size_t)at.left};
+		else
+			msg = (struct msghdr){.msg_iov = scratch, .msg_iovlen = (size_t)cursor_rest(&at, scratch, 64)};
+		if (sent && !msg.msg_iovlen)
+			return sent;
+		n = REAL(sendmsg)(fd, &msg, flags);
+		if (n <= 0)
+			return sent ? sent : n;
+		if ((uint64_t)n < iov_total(msg.msg_iov, (int)msg.msg_iovlen))
+			return sent + n;
+		skip(&at, (uint64_t)n);
 	}
-	return REAL(sendmsg)(fd, &msg, flags);
 }
 
 // Counted in tx_inflight already.
@@ -68,7 +85,7 @@ static int64_t kernel_send(struct rlm_conn *c, int fd, struct load *load, uint64
 	ssize_t n;
 
 	_pthread_cleanup_push(&call.cleanup, abandoned, &call);
-	n = load->file < 0 ? kernel_send_vector(fd, &load->at, flags) : kernel_send_file(fd, load, most);
+	n = load->file < 0 ? kernel_send_vector(fd, load->at, flags) : kernel_send_file(fd, load, most);
 	_pthread_cleanup_pop(&call.cleanup, 0);
 	if (n < 0)
 		n = -errno;

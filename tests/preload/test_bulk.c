@@ -3,6 +3,7 @@
 // with _FORTIFY_SOURCE=2, so lengths are not constant and buffers have a size that the compiler knows.
 #include "pair.h"
 
+#include <limits.h>
 #include <sys/socket.h>
 
 #define TOTAL (3u << 20)
@@ -356,6 +357,26 @@ static void large_blocking_write(void **state)
 	free(data);
 }
 
+// The same in many parts, which the carrier may change in the midst of.
+static void large_blocking_vector(void **state)
+{
+	struct pair *p = *state;
+	static struct iovec parts[IOV_MAX];
+	size_t total = IOV_MAX * 1000;
+	struct mover get = {p->b, 7, NULL, get_read, total};
+	unsigned char *data = malloc(total);
+	pthread_t thread;
+
+	assert_that(data);
+	pattern_fill(data, 7, 0, total);
+	for (int i = 0; i < IOV_MAX; i++)
+		parts[i] = (struct iovec){data + i * 1000, 1000};
+	assert_returns(pthread_create(&thread, NULL, get_all, &get), 0);
+	assert_returns(writev(p->a, parts, IOV_MAX), total);
+	assert_returns(pthread_join(thread, NULL), 0);
+	free(data);
+}
+
 static void peer_body(int fd, void *arg)
 {
 	struct mover m = {fd, 3, put_send, get_recv, *(size_t *)arg};
@@ -409,6 +430,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(words_waitall),
     TEST_SETTLED(send_peek),
     TEST_SETTLED(large_blocking_write),
+    TEST_SETTLED(large_blocking_vector),
     TEST_FAMILY(two_processes),
     TEST_SETTLED(small_buffers),
 };
