@@ -115,11 +115,12 @@ static int evaluate(struct polling *p)
 	return count;
 }
 
+// No cancellation point: there is nothing to undo what this thread has counted by then.
 static int ask_kernel_now(struct polling *p)
 {
-	const struct timespec zero = {0, 0};
+	struct timespec zero = {0, 0};
 
-	return REAL(ppoll)(p->shadow, p->n, &zero, NULL);
+	return (int)sys_call5(SYS_ppoll, p->shadow, p->n, &zero, NULL, 8);
 }
 
 static struct rlm_bound *first_listening(const struct polling *p)
@@ -290,7 +291,7 @@ static int poll_ours(struct polling *p)
 		make_shadow(p);
 		n = ask_kernel_now(p);
 		if (n < 0)
-			return -errno;
+			return n;
 		n = evaluate(p);
 		if (n || timed_out)
 			return n;

@@ -191,7 +191,7 @@ int64_t stream_partial(struct rlm_conn *c, uint64_t done, int64_t n);
 // -EINTR, -EAGAIN (the deadline). Cancellation points.
 int stream_wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d);
 int stream_wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d);
-// No lock held: until TCP takes bytes again. Same results. c: of which the caller is a user, NULL: none.
+// Until TCP takes bytes again. Same results. c: of which the caller is a user, no lock held. NULL: no cancellation point.
 int stream_wait_tcp_writable(struct rlm_conn *c, int fd, struct deadline *d);
 // No lock held: until something happens to the connection (another thread leaves the kernel).
 int stream_wait_event(struct rlm_conn *c, uint32_t seen, struct deadline *d);

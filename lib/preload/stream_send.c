@@ -189,9 +189,11 @@ static int64_t forbidden_flags(struct rlm_conn *c, int fd, struct load *load, ui
 static int64_t sent_too_late(struct rlm_conn *c, struct rlm_bound *b, int fd, int flags, int64_t done)
 {
 	if (sys_poll_now(fd, 0) & (POLLERR | POLLHUP)) {
+		long r = sys_send(fd, NULL, 0, flags);
+
 		b->tx_dead = 1;
-		if (REAL(send)(fd, NULL, 0, flags) < 0)
-			return -errno;
+		if (r < 0)
+			return r;
 	}
 	cutover_tx(c, b, fd, false);
 	stream_note_tx(c, b);

@@ -179,8 +179,7 @@ int stream_wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 
 static void user_cancelled(void *conn)
 {
-	if (conn)
-		stream_leave(conn);
+	stream_leave(conn);
 }
 
 int stream_wait_tcp_writable(struct rlm_conn *c, int fd, struct deadline *d)
@@ -192,6 +191,10 @@ int stream_wait_tcp_writable(struct rlm_conn *c, int fd, struct deadline *d)
 
 	if (d->set && !deadline_left(d, &left))
 		return -EAGAIN;
+	if (!c) { // holds locks: no cancellation point
+		r = (int)sys_call5(SYS_ppoll, &p, 1, d->set ? &left : NULL, NULL, 8);
+		return r == 0 ? -EAGAIN : r < 0 ? r : 0;
+	}
 	_pthread_cleanup_push(&cleanup, user_cancelled, c);
 	r = REAL(ppoll)(&p, 1, d->set ? &left : NULL, NULL);
 	_pthread_cleanup_pop(&cleanup, 0);
