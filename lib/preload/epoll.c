@@ -48,8 +48,10 @@ static void count_arrived(struct rlm_conn *c, struct item *it, int fd)
 		return;
 	it->tcp_event = false; // first: what comes from now on sets it again
 	arrived = ready_arrived(c, fd);
-	if (arrived != it->tcp)
+	if (arrived != it->tcp) {
 		it->news = true;
+		it->told_news = false;
+	}
 	it->tcp = arrived;
 }
 
@@ -97,13 +99,14 @@ static bool is_quiet(const struct item *it)
 // The same as look(), and an edge for those who watch the instance if it is something new.
 static bool is_ready(struct instance *ep, struct item *it)
 {
-	bool tcp = it->tcp_event;
+	int fd = item_fd(it);
 	struct ready r;
 
+	if (fd >= 0)
+		count_arrived(conn_of(it), it, fd);
 	if (!look(it, &r))
 		return false;
-	it->tcp_event = false;
-	if (it->told_head != r.head || it->told_blocked != r.blocked || tcp || (it->news && !it->told_news))
+	if (it->told_head != r.head || it->told_blocked != r.blocked || (it->news && !it->told_news))
 		ep->edges++;
 	it->told_head = r.head;
 	it->told_blocked = r.blocked;
@@ -125,10 +128,10 @@ static void report(struct instance *ep, struct item *it, uint32_t shown, struct 
 
 static bool has_moved(struct instance *ep);
 
-// Lock held. Something of ours is in it, or in an instance in it.
+// Lock held. Something of ours is, was or is about to be in it, or in an instance in it.
 static bool has_moved_locked(struct instance *ep)
 {
-	if (atomic_load_explicit(&ep->moved, memory_order_acquire) || ep->stash_used)
+	if (ep->inner >= 0 || ep->stash_used)
 		return true;
 	for (int i = ep->nested; i; i = ep->items[i - 1].next)
 		if (has_moved(instance_of(ep->items[i - 1].fd)))
@@ -140,7 +143,7 @@ static bool has_moved(struct instance *ep)
 {
 	bool moved;
 
-	if (!ep || (!ep->nested && !ep->stash_used && !atomic_load_explicit(&ep->moved, memory_order_acquire)))
+	if (!ep || (atomic_load_explicit(&ep->inner, memory_order_acquire) < 0 && !ep->nested && !ep->stash_used))
 		return false;
 	rlm_lock_take(&ep->lock);
 	moved = has_moved_locked(ep);
@@ -190,7 +193,7 @@ static int collect_nested(struct instance *ep, struct epoll_event *out, int max)
 }
 
 // What the kernel says of nested instances with something of ours: it may have been a doorbell for nothing, or ours is told already.
-static int strip_nested(struct instance *ep, struct epoll_event *out, int n)
+int set_strip_nested(struct instance *ep, struct epoll_event *out, int n)
 {
 	struct epoll_event ignored;
 
@@ -431,7 +434,7 @@ static int complete(struct instance *ep, struct epoll_event *out, int n, int max
 {
 	if (strip_inner(out, &n))
 		set_harvest(ep);
-	n = strip_nested(ep, out, n);
+	n = set_strip_nested(ep, out, n);
 	n += stash_get(ep, out + n, max - n);
 	return n + collect(ep, out + n, max - n);
 }
@@ -547,7 +550,7 @@ static int wait_ours(struct waiting *w)
 // Nothing of ours is in it yet. true: n is the answer. Else the kernel woke us for us: go on with what is left of the time.
 static bool is_final(struct instance *ep, struct epoll_event *out, int max, int *n)
 {
-	if (*n <= 0 || !ep || (ep->inner < 0 && !has_moved(ep)))
+	if (*n <= 0 || !has_moved(ep))
 		return true;
 	rlm_lock_take(&ep->lock);
 	ep->round++;

@@ -60,14 +60,16 @@ static bool has_fired(int epfd, int fd)
 
 #define FETCHED 128
 
-// Has E an edge of this item that nobody has fetched? The only way to know is to fetch all there is. Edges and shots of others are kept for
-// the application; what is level-triggered comes again by itself.
+// Has E an edge of this item (NULL: of none) that nobody has fetched? The only way to know is to fetch all there is. Edges and shots of
+// others are kept for the application; what is level-triggered comes again by itself.
 static bool fetch_pending(struct instance *ep, int epfd, const struct item *it)
 {
 	struct epoll_event e[FETCHED];
 	long n = sys_call6(SYS_epoll_pwait, epfd, e, FETCHED, 0, NULL, 8);
 	bool pending = n == FETCHED;
 
+	if (n > 0)
+		n = set_strip_nested(ep, e, (int)n);
 	for (long i = 0; i < n; i++) {
 		bool known = e[i].data.u64 == inner_tag, keep = false;
 
@@ -105,11 +107,12 @@ static bool move_in(struct instance *ep, int epfd, struct item *it, struct rlm_b
 	it->conn_events = atomic_load_explicit(&c->events, memory_order_acquire);
 	if (!fresh) {
 		set_harvest(ep); // what was so when it was added is no news
-		now = sys_poll_now(fd, POLLRDHUP);
+		now = sys_poll_now(fd, POLLRDHUP | POLLOUT);
 		it->told_ends = now > 0 ? (uint32_t)now & EPOLL_ENDS : 0;
+		it->unwritable = now >= 0 && !(now & POLLOUT);
 		it->tcp = ready_arrived(c, fd);
 		it->disabled = it->events & EPOLLONESHOT && has_fired(epfd, fd);
-		it->news = it->events & EPOLLET && fetch_pending(ep, epfd, it);
+		it->news = it->told_news = it->events & EPOLLET && fetch_pending(ep, epfd, it);
 	}
 	if (!item_take(ep, it, b->doorbell_mine)) {
 		epoll_kernel_ctl(ep->inner, EPOLL_CTL_DEL, fd, 0, 0);
@@ -427,20 +430,35 @@ static bool bind_items(struct instance *ep, int epfd, struct rlm_conn *c, struct
 	return true;
 }
 
+// Those who watch an instance edge-triggered shall not take what is going to happen in it for an edge.
+static void keep_outer_edges(struct instance *ep, int epfd)
+{
+	bool edges = false;
+
+	for (int i = ep->nested; i; i = ep->items[i - 1].next)
+		edges |= (ep->items[i - 1].events & EPOLLET) != 0;
+	if (edges)
+		fetch_pending(ep, epfd, NULL);
+}
+
 bool epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b)
 {
+	struct instance *ep;
 	bool good = true;
+	int epfd;
 
-	for (uint32_t i = 0; i < instances_end(); i++) {
-		struct instance *ep = instance_at(i);
-		int epfd;
-
-		if (!ep || (epfd = instance_fd(ep, i)) < 0)
-			continue;
-		rlm_lock_take(&ep->lock);
-		good &= bind_items(ep, epfd, c, b);
-		rlm_lock_drop(&ep->lock);
-	}
+	for (uint32_t i = 0; i < instances_end(); i++)
+		if ((ep = instance_at(i)) && ep->nested && (epfd = instance_fd(ep, i)) >= 0) {
+			rlm_lock_take(&ep->lock);
+			keep_outer_edges(ep, epfd);
+			rlm_lock_drop(&ep->lock);
+		}
+	for (uint32_t i = 0; i < instances_end(); i++)
+		if ((ep = instance_at(i)) && (epfd = instance_fd(ep, i)) >= 0) {
+			rlm_lock_take(&ep->lock);
+			good &= bind_items(ep, epfd, c, b);
+			rlm_lock_drop(&ep->lock);
+		}
 	return good;
 }
 

@@ -57,11 +57,11 @@ struct item {
 struct instance {
 	struct rlm_lock lock;
 	_Atomic uint32_t refs;	// descriptors in this process
-	_Atomic uint32_t moved; // items in I
+	uint32_t moved;	// items in I
 	_Atomic uint32_t sleepers;
 	struct rlm_spin spin;
 	int fd;		    // a descriptor of it, to be confirmed
-	int inner;	    // I, -1
+	_Atomic int inner;  // I, -1
 	int more;	    // eventfd in I, level-triggered: something of ours is ready and somebody sleeps
 	bool more_set;
 	bool inherited;	    // over fork: the kernel's instances are the parent's too
@@ -167,6 +167,8 @@ bool set_arm_all(struct instance *ep);
 void set_changed(struct instance *ep);
 // I has something, maybe.
 void set_harvest(struct instance *ep);
+// Of what the kernel said, without what it said of nested instances for our own reasons.
+int set_strip_nested(struct instance *ep, struct epoll_event *out, int n);
 // For instances that hold it: is something of it ready?
 bool set_is_ready(struct instance *ep, int epfd);
 

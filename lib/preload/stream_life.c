@@ -130,13 +130,16 @@ static bool has_unread(struct rlm_bound *b)
 static void eat_frames(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	uint64_t available;
+	uint8_t before;
 
-	for (int i = 0; i < 4 && !b->rx_broken && (b->rx_state == RX_RING || b->rx_state == RX_FRAMES || b->rx_state == RX_READY); i++) {
-		if (b->rx_state == RX_RING && cutover_rx_look_at_tcp(b, fd))
-			continue;
-		if (cutover_rx(c, b, fd, &available) != RX_WAY_LIMIT)
-			break;
-	}
+	do {
+		before = b->rx_state;
+		while (b->rx_state == RX_RING && !b->rx_eof && !b->rx_broken && cutover_rx_look_at_tcp(b, fd) &&
+		       !cutover_rx_has_ended(b))
+			;
+		if (!b->rx_broken && before != RX_PLAIN)
+			cutover_rx(c, b, fd, &available);
+	} while (b->rx_state != before && b->rx_state != RX_PLAIN);
 }
 
 // Bytes that a receiver asked back and TCP has not taken yet: nobody else can deliver them.
@@ -144,10 +147,8 @@ static void pay_before_close(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	struct deadline d = {0};
 
-	if (b->tx_state == TX_RING)
-		return;
 	deadline_start(&d, 2000000000u);
-	while (cutover_tx(c, b, fd, false) == TX_WAY_BLOCKED && stream_wait_tcp_writable(NULL, fd, &d) >= 0)
+	while (b->tx_state == TX_PLAIN && cutover_tx_owes(b) && cutover_tx(c, b, fd, false) == TX_WAY_BLOCKED && stream_wait_tcp_writable(NULL, fd, &d) >= 0)
 		;
 }
 
