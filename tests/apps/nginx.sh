@@ -162,7 +162,7 @@ wrk_100k() { wrk_run 100k 100000000; }
 row "nginx, curl 200 MB" ring nginx_curl
 row "nginx, curl 100 files, keep-alive" ring nginx_curl_many
 nginx -V 2>&1 | grep -q http_dav && row "nginx, curl upload 200 MB" ring nginx_put
-row "nginx, TLS, curl 2 x 200 MB" ring nginx_tls
+row "nginx, TLS, curl 2 x 200 MB" ring nginx_tls seconds=100
 row "nginx, 3 reloads, new binary" ring nginx_renewed promote=eager seconds=90
 row "nginx, wrk 1 KiB" ring wrk_1k
 row "nginx, wrk 100 KiB" ring wrk_100k

@@ -19,8 +19,8 @@ build=${RLM_BUILD:-$root/build}
 # shellcheck source=tests/apps/lib.sh
 . "$here/lib.sh"
 
-quick=(examples iperf3 redis nginx memcached socat asyncio alone)
-slow=(postgres ssh rsync haproxy java node cpython)
+quick=(examples iperf3 iperf2 redis nginx memcached socat asyncio alone)
+slow=(postgres ssh inetd rsync haproxy java node cpython)
 [ $# -gt 0 ] || set -- "${quick[@]}"
 [ "$1" != --all ] || set -- "${quick[@]}" "${slow[@]}"
 
