@@ -12,7 +12,7 @@ import threading
 import time
 
 CONNECTIONS = 8
-BYTES = 8_000_000
+BYTES = 24_000_000
 
 
 def payload(number):
