@@ -44,8 +44,7 @@ tsan() {
 		TSAN_OPTIONS=halt_on_error=1 ctest --test-dir "$build-tsan" -L unit --output-on-failure
 }
 
-# These depend on time and chance, and a known defect (bytes asked back whose sender is killed, librlm(7)) can show itself. Once more then, and
-# both outcomes are in the log.
+# These depend on time and chance. Once more then, and both outcomes are in the log.
 twice() {
 	"$@" || {
 		echo "== FAILED once, and once more: ${1#"$root"/}"
