@@ -46,7 +46,7 @@ int64_t tcp_written(int fd)
 	return (int64_t)(info.tcpi_bytes_sent - info.tcpi_bytes_retrans + info.tcpi_notsent_bytes);
 }
 
-// tcpi_bytes_received counts a FIN as one byte. A socket in state CLOSE without an error got there by FINs; with one, nobody knows.
+// tcpi_bytes_received counts a FIN as one byte. For state CLOSE see closed_by_fin().
 static bool fin_received(int state)
 {
 	return state != ESTABLISHED && state != FIN_WAIT1 && state != FIN_WAIT2;
@@ -75,8 +75,38 @@ int64_t tcp_written_confirmed(int fd, bool active)
 	return (int64_t)(info.tcpi_bytes_acked + (uint64_t)unacked - active);
 }
 
+// A socket in state CLOSE came there by FINs or by a reset, whose error somebody may have read. TCP_INQ counts a FIN among what is unread,
+// SIOCINQ does not. -ENOTCONN: nothing is unread and an error waits, which a look would take.
+static int closed_by_fin(int fd, int queued)
+{
+	uint8_t byte;
+	int on = 1, before = 0, hint = -1;
+	socklen_t len = sizeof(before);
+	union {
+		struct cmsghdr header;
+		uint8_t space[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = {&byte, 1};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+	long r;
+
+	if (queued == 0 && sys_poll_now(fd, 0) & POLLERR)
+		return -ENOTCONN;
+	if (sys_getsockopt(fd, IPPROTO_TCP, TCP_INQ, &before, &len) < 0 ||
+	    sys_setsockopt(fd, IPPROTO_TCP, TCP_INQ, &on, sizeof(on)) < 0)
+		return -ENOTCONN;
+	r = sys_call3(SYS_recvmsg, fd, &msg, MSG_PEEK | MSG_DONTWAIT);
+	sys_setsockopt(fd, IPPROTO_TCP, TCP_INQ, &before, sizeof(before));
+	for (struct cmsghdr *c = r < 0 ? NULL : CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c))
+		if (c->cmsg_level == IPPROTO_TCP && c->cmsg_type == TCP_CM_INQ)
+			memcpy(&hint, CMSG_DATA(c), sizeof(hint));
+	return hint < queued || hint > queued + 1 ? -ENOTCONN : hint - queued;
+}
+
 static int64_t received(int fd, int *queued)
 {
+	int fin;
+
 	struct tcp_info info, again;
 	int r;
 
@@ -89,9 +119,8 @@ static int64_t received(int fd, int *queued)
 		if (r < 0)
 			return r;
 	} while (info.tcpi_bytes_received != again.tcpi_bytes_received || info.tcpi_state != again.tcpi_state);
-	if (info.tcpi_state == CLOSED && sys_poll_now(fd, 0) & POLLERR)
-		return -ENOTCONN;
-	return (int64_t)info.tcpi_bytes_received - fin_received(info.tcpi_state);
+	fin = info.tcpi_state == CLOSED ? closed_by_fin(fd, *queued) : fin_received(info.tcpi_state);
+	return fin < 0 ? fin : (int64_t)info.tcpi_bytes_received - fin;
 }
 
 int64_t tcp_arrived(int fd)

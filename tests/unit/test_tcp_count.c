@@ -193,6 +193,14 @@ static void test_own_end_first(struct link l)
 	expect_exact_or_refused(tcp_written(l.b), 2000);
 }
 
+static void read_error(int fd)
+{
+	int error = 0;
+	socklen_t len = sizeof(error);
+
+	must(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 && error != 0);
+}
+
 // The peer closes while bytes of ours are unread there. What had arrived can still be counted, and read.
 static void test_peer_resets(struct link l)
 {
@@ -203,8 +211,29 @@ static void test_peer_resets(struct link l)
 	await_queued(l.b, 10);
 	must(dup2(l.a, l.b) == l.b); // closes the peer's socket
 	await_event(l.a, POLLHUP);
-	expect_exact_or_refused(tcp_taken(l.a), 400);
+	assert_int_equal(tcp_taken(l.a), 400);
 	expect_exact_or_refused(tcp_written(l.a), 10);
+	read_error(l.a);
+	assert_int_equal(tcp_taken(l.a), 400);
+	take(l.a, 600);
+	assert_int_equal(tcp_taken(l.a), 1000);
+}
+
+// An end, then a reset: the peer closed, and something was sent to it.
+static void test_reset_after_end(struct link l)
+{
+	put(l.b, 1000);
+	await_queued(l.a, 1000);
+	take(l.a, 400);
+	must(dup2(l.a, l.b) == l.b);
+	await_event(l.a, POLLRDHUP);
+	put(l.a, 10);
+	await_event(l.a, POLLHUP);
+	assert_int_equal(tcp_taken(l.a), 400);
+	read_error(l.a);
+	assert_int_equal(tcp_taken(l.a), 400);
+	take(l.a, 600);
+	assert_int_equal(tcp_taken(l.a), 1000);
 }
 
 static void test_self_shut_for_reading(struct link l)
@@ -346,6 +375,7 @@ static void each_way(void (*test)(struct link))
 	X(peer_ends_first)                                                                                             \
 	X(peer_ends_with_unread)                                                                                       \
 	X(own_end_first)                                                                                               \
+	X(reset_after_end)                                                                                             \
 	X(peer_resets)                                                                                                 \
 	X(self_shut_for_reading)                                                                                       \
 	X(large)                                                                                                       \
