@@ -310,6 +310,9 @@ int stream_shutdown(struct rlm_conn *c, int fd, int how)
 	struct rlm_bound *b;
 	int r;
 
+	// From then on the kernel says "end" whenever its queue is empty: whether TCP has ended could not be told from that.
+	if (how == SHUT_RD)
+		stream_to_kernel(c, fd, RLM_WHY_OPTION);
 	if (how != SHUT_WR && how != SHUT_RDWR)
 		return REAL(shutdown)(fd, how);
 	rlm_lock_take(&c->tx_lock);

@@ -4,6 +4,7 @@
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/timerfd.h>
 
 static int instance(void)
@@ -696,6 +697,30 @@ static void mixed(void **state)
 	pair_check_ring(p);
 }
 
+// No descriptor is left for what librlm would need to watch the connection: it is watched all the same.
+static void no_descriptor_left(void **state)
+{
+	struct pair *p = *state;
+	struct rlimit limit, none;
+	int ep = instance(), next = dup(p->a);
+
+	close(next);
+	assert_returns(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	none = (struct rlimit){.rlim_cur = next, .rlim_max = limit.rlim_max};
+	assert_returns(setrlimit(RLIMIT_NOFILE, &none), 0);
+	assert_fails(dup(p->a), EMFILE);
+	add(ep, p->b, EPOLLIN);
+	for (int i = 0; i < 3; i++) {
+		assert_returns(take(ep, p->b, QUIET_MS / 4), 0);
+		send_text(p->a, "x");
+		assert_returns(take(ep, p->b, DEADLINE_MS), EPOLLIN);
+		recv_text(p->b, "x");
+	}
+	assert_returns(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	assert_returns(epoll_ctl(ep, EPOLL_CTL_DEL, p->b, NULL), 0);
+	close(ep);
+}
+
 static void times_out(void **state)
 {
 	struct pair *p = *state;
@@ -742,6 +767,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(both_duplicates),
     TEST_FAMILY(fairness),
     TEST_SETTLED(mixed),
+    TEST_SETTLED(no_descriptor_left),
     TEST_SETTLED(times_out),
 };
 // clang-format on
