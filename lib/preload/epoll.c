@@ -70,6 +70,10 @@ static uint32_t look(struct item *it, struct ready *r)
 		kernel = sys_poll_now(fd, ASKED);
 	}
 	it->conn_events = events;
+	if (it->moving && stream_bound(c)) { // the last sends that went past us may have found no room
+		it->unwritable |= it->calls != atomic_load_explicit(&c->calls, memory_order_relaxed);
+		it->moving = false;
+	}
 	if (it->events & EPOLLET)
 		count_arrived(c, it, fd);
 	*r = ready_now(c, fd, asked, kernel > 0 ? (uint32_t)kernel : 0);
@@ -88,7 +92,7 @@ static bool is_quiet(const struct item *it)
 	const struct rlm_conn *c = conn_of(it);
 	const struct rlm_bound *b = stream_bound(c);
 
-	if (!b || it->ask_kernel || it->news || !atomic_load_explicit(&b->rx_fast, memory_order_relaxed) ||
+	if (!b || it->ask_kernel || it->news || it->moving || !atomic_load_explicit(&b->rx_fast, memory_order_relaxed) ||
 	    atomic_load_explicit(&c->events, memory_order_relaxed) != it->conn_events ||
 	    atomic_load_explicit(&b->rx.peer->head, memory_order_relaxed) !=
 		    atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed))

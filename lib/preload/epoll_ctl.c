@@ -107,6 +107,9 @@ static bool move_in(struct instance *ep, int epfd, struct item *it, struct rlm_b
 	it->conn_events = atomic_load_explicit(&c->events, memory_order_acquire);
 	if (!fresh) {
 		set_harvest(ep); // what was so when it was added is no news
+		// A send that finds no room before this waits for news of E, one after it for news of I: for that see look().
+		it->calls = atomic_load_explicit(&c->calls, memory_order_seq_cst);
+		it->moving = true;
 		now = sys_poll_now(fd, POLLRDHUP | POLLOUT);
 		it->told_ends = now > 0 ? (uint32_t)now & EPOLL_ENDS : 0;
 		it->unwritable = now >= 0 && !(now & POLLOUT);

@@ -31,6 +31,7 @@ struct item {
 	bool news;	 // edge: report, whatever else is as it was
 	bool tcp_event;	 // edge: TCP has brought something, maybe payload
 	bool unwritable; // edge: it was, since the last report
+	bool moving;	 // into I, and not looked at since it was bound
 	bool told_news;	 // `news` is counted in the instance's edges
 	uint8_t idle;	 // looks in a row without anything
 	int fd;		 // -1: this number was closed, another one keeps the socket open
@@ -38,6 +39,7 @@ struct item {
 	uint32_t events; // as the application registered it
 	uint32_t listening; // what was listened for, while armed
 	uint32_t conn;	    // index, UINT32_MAX: none yet
+	uint32_t calls;	    // of the connection when it moved
 	uint32_t conn_events; // the connection's event count at the last look
 	uint32_t reported;    // round of the instance in which it was last reported
 	uint32_t blocked;     // sends that found no room, as of the last report

@@ -61,10 +61,15 @@ static inline bool stream_plain_send_begin(struct rlm_conn *c)
 	return false;
 }
 
+// It may have found no room, and its caller waits for some: that is news of the binding now.
+void stream_plain_send_was_bound(struct rlm_conn *c);
+
 static inline void stream_plain_send_end(struct rlm_conn *c, int fd, ssize_t n)
 {
 	stream_count(c, &conn_stat(&arena, c)->tx_bytes_plain, fd, n);
 	atomic_fetch_sub_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
+	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) != 0, 0))
+		stream_plain_send_was_bound(c);
 	stream_left(c);
 }
 

@@ -315,6 +315,14 @@ static int64_t send_load(struct rlm_conn *c, int fd, struct load *load, uint64_t
 	return n;
 }
 
+void stream_plain_send_was_bound(struct rlm_conn *c)
+{
+	struct rlm_bound *b = stream_bound(c);
+
+	if (b)
+		atomic_fetch_add_explicit(&b->tx_blocked, 1, memory_order_relaxed); // of a later binding: no harm
+}
+
 int64_t stream_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
 {
 	struct load load = {.at = {iov, iovcnt, 0}, .file = -1};
