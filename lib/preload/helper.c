@@ -347,13 +347,21 @@ int helper_send(const union rlm_msg *msg, int fd)
 	return r;
 }
 
+// The broker reads nothing more from one who does not read its answers.
+static void offer_and_listen(struct rlm_conn *c)
+{
+	binding_offer(c);
+	while (helper_read_broker())
+		;
+}
+
 void helper_offer_queued(void)
 {
 	for (uint32_t i = 0; i < arena.table->used && helper.broker >= 0 && !location->quiesce; i++) {
 		struct rlm_conn *c = &arena.conns[i];
 
 		if (conn_generation(&arena, c) & 1 && !c->bound && c->flags & RLM_CONN_QUEUED && fd_of_conn(c) >= 0)
-			binding_offer(c);
+			offer_and_listen(c);
 	}
 }
 
@@ -505,7 +513,7 @@ static void run_jobs(void)
 			if (!c)
 				break;
 			if (connect_if_due())
-				binding_offer(c);
+				offer_and_listen(c);
 			else
 				atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_NO_BROKER,
 						      memory_order_relaxed); // stays QUEUED, see helper_offer_queued()

@@ -4,6 +4,7 @@
 
 #include <sys/epoll.h>
 #include <sys/resource.h>
+#include <time.h>
 
 static int instance(void)
 {
@@ -465,6 +466,61 @@ static void thousands(void **state)
 	close(ep);
 }
 
+static int64_t cpu_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return t.tv_sec * 1000000ll + t.tv_nsec / 1000;
+}
+
+// What so many waits cost with `idle` connections beside the one in use; the idle ones have been used before, once.
+static int64_t cost_beside(int family, int idle, int waits)
+{
+	int ep = instance(), listener = listener_open(family), *fds = calloc(2 * idle, sizeof(*fds));
+	struct pair p;
+	int64_t start;
+
+	assert_that(fds && listener >= 0);
+	pair_open(&p, family); // first: the others may use up what memory rings may have
+	pair_settle(&p);
+	for (int i = 0; i < idle; i++) {
+		fds[2 * i] = listener_connect(listener);
+		fds[2 * i + 1] = accept(listener, NULL, NULL);
+		assert_that(fds[2 * i + 1] >= 0);
+		add(ep, fds[2 * i + 1], EPOLLIN);
+		send_text(fds[2 * i], "x");
+		recv_text(fds[2 * i + 1], "x");
+	}
+	add(ep, p.b, EPOLLIN);
+	for (int i = 0; i < 100; i++) // let things settle
+		take(ep, 1);
+	start = cpu_us();
+	for (int i = 0; i < waits; i++) {
+		send_text(p.a, "x");
+		assert_returns(take(ep, DEADLINE_MS), EPOLLIN);
+		recv_text(p.b, "x");
+	}
+	start = cpu_us() - start;
+	pair_close(&p);
+	for (int i = 0; i < 2 * idle; i++)
+		close(fds[i]);
+	free(fds);
+	close(listener);
+	close(ep);
+	return start;
+}
+
+// Twenty times as many idle sockets; looking at each of them would cost about as many times as much.
+static void idle_ones_cost_nothing(void **state)
+{
+	int family = *(int *)*state;
+	int64_t few = cost_beside(family, 50, 2000), many = cost_beside(family, 1000, 2000);
+
+	if (many >= 4 * few)
+		check_failed(__FILE__, __LINE__, "%lld us with few, %lld us with many", (long long)few, (long long)many);
+}
+
 // clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(several_instances),
@@ -482,6 +538,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(own_instance_in_child),
     TEST_FAMILY(echo_between_processes),
     TEST_FAMILY(thousands),
+    TEST_FAMILY(idle_ones_cost_nothing),
 };
 // clang-format on
 
