@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # librlm on real Xen, without a Xen host: dom0 and two domUs under QEMU's software emulation, made from Debian packages.
 #
-#   tests/xen/run.sh [--type pvh|pv] [--keep] [PART...]
+#   tests/xen/run.sh [--type pv|pvh] [--keep] [PART...]
 #
+# Domains are PV by default; PVH ones take twice as long to boot without hardware virtualization.
 # PARTS: oracle register stream programs groups dom0 crash destroy restart; all without one. Also: measure, which prints a table.
 # --keep leaves the machine running and says how to give commands to it. RLM_BUILD: the build directory (default: build).
 # The first run downloads and boots, later ones go on from a kept state (see bed.sh). The last line is "N passed, N failed".
@@ -19,7 +20,7 @@ build=$(realpath "${RLM_BUILD:-$root/build}")
 # shellcheck source=tests/xen/parts.sh
 . "$here/parts.sh"
 
-type=pvh
+type=pv
 keep=no
 parts=()
 all='oracle register stream programs groups dom0 crash destroy restart'
