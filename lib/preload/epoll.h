@@ -12,6 +12,8 @@ bool epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b);
 void epoll_conn_unbinds(struct rlm_conn *c);
 // The connection is leaving its slot: whoever listens there comes back and listens no more. Helper thread.
 void epoll_conn_leaves(struct rlm_conn *c);
+// No connection will move in any more: instances without one are the kernel's alone again.
+void epoll_stop(void);
 // Returns when nobody looks any more at a slot that had been left before the call.
 void epoll_wait_for_lookers(void);
 // A descriptor of the connection is about to be closed.

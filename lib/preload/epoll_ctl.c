@@ -560,6 +560,23 @@ void epoll_duplicated(uint32_t index)
 		atomic_fetch_add_explicit(&ep->refs, 1, memory_order_relaxed);
 }
 
+void epoll_stop(void)
+{
+	for (uint32_t i = 0; i < instances_end(); i++) {
+		struct instance *ep = instance_at(i);
+
+		if (!ep)
+			continue;
+		rlm_lock_take(&ep->lock);
+		if (!ep->moved && ep->inner >= 0) {
+			fd_close_internal(ep->inner);
+			fd_close_internal(ep->more);
+			ep->inner = ep->more = -1;
+		}
+		rlm_lock_drop(&ep->lock);
+	}
+}
+
 // --- fork ---
 
 void epoll_fork_prepare(void)

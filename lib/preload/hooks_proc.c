@@ -13,6 +13,7 @@
 #include <threads.h>
 #include <unistd.h>
 
+#include "epoll.h"
 #include "helper.h"
 #include "settings.h"
 #include "sys.h"
@@ -150,6 +151,7 @@ void hook_before_sandbox(void)
 	settings.enabled = false;
 	helper_stop();
 	leave_all(); // the helper may have been binding one
+	epoll_stop();
 }
 
 RLM_EXPORT int prctl(int option, ...)
