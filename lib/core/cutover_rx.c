@@ -473,7 +473,10 @@ bool cutover_rx_ended(struct rlm_bound *b, int fd)
 {
 	if (b->rx_state != RX_READY || !round_has_begun(b) || round_is_void(b))
 		return (b->rx_state == RX_PLAIN || b->rx_state == RX_READY) && take_orphans(b, fd);
-	// The sender began a round, filled the ring and closed; TCP gave everything up to the cut, or nothing is left of it.
+	// The sender began a round, filled the ring and closed. The ring follows only if TCP gave everything up to the cut: a reset takes what was
+	// not sent yet.
+	if (tcp_taken(fd) != (int64_t)atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed))
+		return false;
 	b->rx_eof = 1;
 	b->drain = 0;
 	b->frame_got = 0;

@@ -156,6 +156,7 @@ struct flow {
 	uint32_t interest;	     // level-triggered: what epoll was told last
 	_Atomic bool tx_done, rx_done;
 	_Atomic bool broke; // a call returned an error
+	_Atomic bool unheard; // the last send may have met an error that no call told
 };
 
 // NULL after the supervisor's records ran out. Owns fd.

@@ -584,6 +584,25 @@ static void test_frames_in_pieces(void **state)
 	receive_exactly(30);
 }
 
+// The connection was reset before TCP had sent everything up to the cut: what is in the ring would follow a hole.
+static void test_ended_before_the_cut(void **state)
+{
+	const struct linger reset = {.l_onoff = 1, .l_linger = 0};
+	int error = 0;
+	socklen_t len = sizeof(error);
+
+	offer();
+	puppet_tcp_payload(20);
+	receive_exactly(20);
+	puppet_begin(1, 50);
+	must(setsockopt(S->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)) == 0);
+	close(S->fd);
+	S->fd = -1;
+	must(getsockopt(R->fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 && error == ECONNRESET);
+	assert_false(cutover_rx_ended(&R->b, R->fd));
+	assert_int_equal(R->b.rx_state, RX_READY);
+}
+
 // The receiver asked just when the round began: it waits for the sender's decision, and the round may be void.
 static void test_void_round(void **state)
 {
@@ -1047,6 +1066,7 @@ int main(void)
 	    TEST(test_end_while_asked),
 	    TEST(test_end_after_frames),
 	    TEST(test_frames_in_pieces),
+	    TEST(test_ended_before_the_cut),
 	    TEST(test_void_round),
 	    TEST(test_void_round_under_a_receive),
 	    TEST(test_end_without_any_frame),
