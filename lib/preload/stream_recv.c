@@ -372,6 +372,8 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 		return break_off(r, b);
 	}
 	rlm_lock_drop(&c->rx_lock);
+	if (n == 0 && r->total)
+		return finish_at_end(r);
 	return n <= 0 ? finish(r, n) : got(r, (uint64_t)n, true);
 }
 
