@@ -24,12 +24,13 @@ say() {
 	echo "xen images: $*" >&2
 }
 
-# The archive that this machine installs from, else Debian's.
+# The archive that this machine installs from.
 mirror() {
 	local found
 	found=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 2>/dev/null |
 		awk -v suite=$suite '$2 == suite { print $1; exit }')
-	echo "${found:-http://deb.debian.org/debian}"
+	[ -n "$found" ] || { say "apt has no archive of $suite among its sources"; exit 1; }
+	echo "$found"
 }
 
 fetch() {
