@@ -59,6 +59,11 @@ void rlmd_domains_deinit(struct rlmd_domains *domains)
 		domain_free(domains, domain);
 }
 
+int rlmd_domain_namespace(int sock)
+{
+	return ioctl(sock, SIOCGSKNS);
+}
+
 // Needs CAP_NET_ADMIN in the namespace; 0 without.
 static uint64_t inode_of(int sock, bool own)
 {
@@ -67,7 +72,7 @@ static uint64_t inode_of(int sock, bool own)
 
 	if (own)
 		return stat("/proc/self/ns/net", &st) ? 0 : st.st_ino;
-	fd = ioctl(sock, SIOCGSKNS);
+	fd = rlmd_domain_namespace(sock);
 	if (fd < 0)
 		return 0;
 	err = fstat(fd, &st);

@@ -55,6 +55,8 @@ struct rlmd_domain *rlmd_domain_known(struct rlmd_domains *domains, uint64_t coo
 struct rlmd_domain *rlmd_domain_make(struct rlmd_domains *domains, uint64_t cookie);
 struct rlmd_domain *rlmd_domain_get(struct rlmd_domain *domain);
 void rlmd_domain_put(struct rlmd_domains *domains, struct rlmd_domain *domain);
+// The network namespace of a socket as a descriptor, the caller's to close. Needs CAP_NET_ADMIN there; -1 without.
+int rlmd_domain_namespace(int sock);
 const char *rlmd_domain_group(const struct rlmd_domain *domain, const struct rlmd_groups *groups);
 
 #endif

@@ -12,20 +12,12 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "log.h"
 #include "naming.h"
 
-#ifndef SIOCGSKNS
-#define SIOCGSKNS 0x894C
-#endif
-#ifndef SO_BINDTOIFINDEX
-#define SO_BINDTOIFINDEX 62
-#endif
-#define STATE_ESTABLISHED 1
 #define TRIES		  200
 #define OURS		  (-1) // rlmd's own namespace, as the program's helper calls it
 
@@ -197,7 +189,7 @@ static bool number_of(struct rlmd_lookup *lookup, int sock, struct rlmd_domain *
 
 	if (domain->host || domain->numbered)
 		return true;
-	netns = ioctl(sock, SIOCGSKNS);
+	netns = rlmd_domain_namespace(sock);
 	if (netns < 0)
 		return false;
 	if (ask(lookup, RTM_GETNSID, netns, &number) && number < 0 && ask(lookup, RTM_NEWNSID, netns, &number))

@@ -15,14 +15,10 @@
 #ifndef IPPROTO_MPTCP
 #define IPPROTO_MPTCP 262
 #endif
-#ifndef SO_BINDTOIFINDEX
-#define SO_BINDTOIFINDEX 62
-#endif
 #ifndef IPV6_TRANSPARENT
 #define IPV6_TRANSPARENT 75
 #endif
 #define SO_ORIGINAL_DST	  80 // the same number for IPv4 and IPv6
-#define STATE_ESTABLISHED 1
 #define OPT_SYN_DATA	  32
 #define REPAIR_OFF_NO_WP  (-1)
 #define QUEUE_NONE	  0

@@ -17,10 +17,16 @@
 #define RLMD_NAMING_H
 
 #include <stdbool.h>
+#include <sys/socket.h>
 
 #include "registry.h"
 #include "rlm/rlm.h"
 #include "rlm/stat.h"
+
+#ifndef SO_BINDTOIFINDEX
+#define SO_BINDTOIFINDEX 62
+#endif
+#define STATE_ESTABLISHED 1 // of tcp_info.tcpi_state
 
 enum rlmd_naming {
 	RLMD_NAMING_OK,
