@@ -3,7 +3,7 @@
 // ours, which puts the signal off while its thread holds a lock (microseconds, see lock.h), and calls the application's at once else.
 //
 // The kernel's record decides whether a handler is set at all; what we keep is which one. Handlers that are set by other ways than
-// sigaction() and signal() run as ever.
+// sigaction() and libc's older calls for it run as ever.
 #include "hooks.h"
 
 #include <string.h>
@@ -92,22 +92,42 @@ RLM_EXPORT int sigaction(int signal, const struct sigaction *restrict action, st
 	return r;
 }
 
-// libc knows whether siginterrupt() was called: it sets the handler, and then we put ours in its place.
-RLM_EXPORT sighandler_t signal(int number, sighandler_t handler)
+// What libc makes of such a call depends on more than its arguments: it sets the handler, and then we put ours in its place.
+static sighandler_t set_by(sighandler_t (*real)(int, sighandler_t), int number, sighandler_t handler)
 {
 	struct sigaction action = {.sa_handler = handler}, now;
 	sighandler_t old;
 
 	if (!fdtable || !can_wait(number))
-		return REAL(signal)(number, handler);
+		return real(number, handler);
 	rlm_lock_take(&lock);
-	old = REAL(signal)(number, handler);
+	old = real(number, handler);
 	if ((void *)old == (void *)run_or_defer)
 		old = (sighandler_t)(void *)atomic_load_explicit(&actions[number].handler, memory_order_relaxed);
-	if (old != SIG_ERR && is_handler(&action) && REAL(sigaction)(number, NULL, &now) == 0)
+	if (old != SIG_ERR && is_handler(&action) && REAL(sigaction)(number, NULL, &now) == 0 && now.sa_handler == handler)
 		set(number, &now, NULL);
 	rlm_lock_drop(&lock);
 	return old;
+}
+
+RLM_EXPORT sighandler_t signal(int number, sighandler_t handler)
+{
+	return set_by(REAL(signal), number, handler);
+}
+
+RLM_EXPORT sighandler_t sysv_signal(int number, sighandler_t handler)
+{
+	return set_by(REAL(sysv_signal), number, handler);
+}
+
+RLM_EXPORT sighandler_t __sysv_signal(int number, sighandler_t handler)
+{
+	return set_by(REAL(sysv_signal), number, handler);
+}
+
+RLM_EXPORT sighandler_t sigset(int number, sighandler_t handler)
+{
+	return set_by(REAL(sigset), number, handler);
 }
 
 void hook_signal_fork_child(void)
