@@ -69,7 +69,7 @@ done
 if [ "${RLM_TESTS_BUILT:-}" != yes ]; then
 	install_packages "${build_packages[@]}" "${test_packages[@]}" || exit 1
 	echo "== build in $build"
-	build_in "$build" || exit 1
+	build_in "$build" -DRLM_WERROR=ON || exit 1
 	as_root env RLM_TESTS_BUILT=yes RLM_BUILD="$build" "$root/tests/run.sh" "$@"
 	exit
 fi
