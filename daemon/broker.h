@@ -42,6 +42,7 @@ struct rlmd_offer {
 	struct rlmd_domain *domain; // reference
 	uint32_t how;
 	uint32_t noted; // the last RLM_WHY_* sent, RLM_WHY_MATCHING: none
+	bool asked;	// to be shown once more
 	bool upwards;	// guest role: the broker has it too
 	bool limited;	// on rlmd_broker.limited
 	enum rlmd_wait wait;
@@ -78,6 +79,7 @@ struct rlmd_broker {
 	unsigned client_count;
 	unsigned domain_count; // domains that have clients
 	uint64_t next_client;
+	uint64_t shown; // sockets, so far
 	struct rlmd_offer *waiting[RLMD_WAITS];
 	struct rlmd_offer *limited;
 	unsigned followers; // clients that want to be told events
@@ -85,6 +87,8 @@ struct rlmd_broker {
 	struct rlmd_counters counters;
 	struct rlmd_sums gone; // of processes that are gone
 	char moves_path[128]; // see move.c
+	bool linked;	      // links were made, by us or a broker before us
+	bool succeeds;	      // a broker that made links
 	char host[RLMD_NAME_MAX];
 	uint64_t id;
 	double started;

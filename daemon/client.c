@@ -291,6 +291,7 @@ void rlmd_client_free(struct rlmd_client *client)
 		rlmd_offer_free(broker, offer);
 	rlmd_move_forget(client);
 	rlmd_leaves_forget(client);
+	rlmd_kept_forget(client);
 	rlmd_links_close(broker, client);
 	rlmd_xen_client_gone(broker, client);
 	if (rlmd_table_put(&broker->tables, client->table, &last))

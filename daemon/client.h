@@ -19,6 +19,7 @@ struct rlmd_broker;
 struct rlmd_domain;
 struct rlmd_guest;
 struct rlmd_question;
+struct rlmd_kept;
 struct rlmd_leave;
 struct rlmd_offer;
 struct rlmd_quiesce;
@@ -44,6 +45,8 @@ struct rlmd_client {
 	struct rlmd_domain *domain; // of the session's socket; reference
 	struct rlmd_table *table;
 	struct rlm_tickets_shared *tickets; // NULL: sequence numbers cannot be read
+	struct rlmd_kept *kept;	   // links of an earlier broker
+	unsigned kept_count;
 	struct rlmd_leave *leaves; // links that it was told to leave and has not left yet
 	struct rlmd_offer *offers;
 	unsigned offer_count;

@@ -17,6 +17,7 @@ static const struct shape shapes[] = {
     {RLM_MSG_HELLO, sizeof(struct rlm_msg_hello), 1, 2},       {RLM_MSG_OFFER, sizeof(struct rlm_msg_offer), 1, 1},
     {RLM_MSG_WITHDRAW, sizeof(struct rlm_msg_withdraw), 0, 0}, {RLM_MSG_RELEASE, sizeof(struct rlm_msg_release), 0, 0},
     {RLM_MSG_REPAIR, sizeof(struct rlm_msg_repair), 1, 1},     {RLM_MSG_LEFT, sizeof(struct rlm_msg_left), 0, 0},
+    {RLM_MSG_KEPT, sizeof(struct rlm_msg_kept), 0, 0},
 };
 
 static enum rlmd_check bad(const char **problem, const char *what)
@@ -56,6 +57,10 @@ static enum rlmd_check fields_check(const union rlm_msg *msg, const char **probl
 	case RLM_MSG_LEFT:
 		if (msg->left.side > 1)
 			return bad(problem, "an impossible side left");
+		break;
+	case RLM_MSG_KEPT:
+		if (msg->kept.side > 1)
+			return bad(problem, "an impossible side kept");
 		break;
 	}
 	return RLMD_CHECK_OK;

@@ -159,9 +159,18 @@ static struct rlmd_offer *offer_new(struct rlmd_broker *broker, struct rlmd_clie
 	return fresh;
 }
 
+// The socket that an offer shows. An offer that takes another one's place goes on where that began, if its socket is the same.
+static void socket_note(struct rlmd_broker *broker, struct rlmd_end *end, int sock, const struct rlmd_end *before)
+{
+	end->socket = rlmd_socket_cookie(sock);
+	end->last = ++broker->shown;
+	end->first = before->socket && before->socket == end->socket ? before->first : end->last;
+}
+
 static void offer(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_offer *msg, int *fds)
 {
 	struct rlmd_offer *fresh, *old = offer_find(client, msg->conn.index);
+	struct rlmd_end before = {.socket = 0};
 	enum rlm_why why = RLM_WHY_LIMIT;
 	bool again = false, named = false;
 
@@ -169,11 +178,15 @@ static void offer(struct rlmd_broker *broker, struct rlmd_client *client, const 
 		misbehaved(broker, client, "offer of a connection beyond its table");
 		return;
 	}
-	if (old)
+	if (old) {
+		before = old->end;
 		rlmd_offer_free(broker, old);
+	}
 	fresh = offer_new(broker, client, msg);
-	if (fresh)
+	if (fresh) {
+		socket_note(broker, &fresh->end, fds[0], &before);
 		named = name_read(broker, msg, fds[0], fresh, &why, &again);
+	}
 	close(fd_take(&fds[0])); // before the answer, which says so
 	if (!named) {
 		if (fresh)
@@ -265,6 +278,10 @@ void rlmd_handle(struct rlmd_broker *broker, struct rlmd_client *client, const u
 	case RLM_MSG_LEFT:
 		if (!rlmd_xen_left(broker, client, &msg->left))
 			rlmd_left(broker, client, &msg->left);
+		break;
+	case RLM_MSG_KEPT:
+		if (!rlmd_kept(broker, client, &msg->kept))
+			misbehaved(broker, client, "more links than a process can have");
 		break;
 	case RLM_MSG_REQUEST:
 		request(broker, client, &msg->text);

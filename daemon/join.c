@@ -7,6 +7,7 @@
 
 #include "broker.h"
 #include "log.h"
+#include "move.h"
 #include "rlm/layout.h"
 #include "rlm/rlm.h"
 #include "xen.h"
@@ -45,6 +46,7 @@ static void limited_set(struct rlmd_broker *broker, struct rlmd_offer *offer, bo
 void rlmd_offer_add(struct rlmd_broker *broker, struct rlmd_offer *offer)
 {
 	struct rlmd_client *client = offer->client;
+	struct rlmd_end *outlived;
 
 	HASH_ADD(hh, client->offers, conn.index, sizeof(offer->conn.index), offer);
 	client->offer_count++;
@@ -54,6 +56,8 @@ void rlmd_offer_add(struct rlmd_broker *broker, struct rlmd_offer *offer)
 		rlmd_offer_note(offer, RLM_WHY_LIMIT, false);
 		return;
 	}
+	while ((outlived = rlmd_registry_outlived(&offer->end)))
+		rlmd_offer_free(broker, offer_of(outlived));
 	wait_set(broker, offer, RLMD_WAIT_SHORT, ev_now(broker->loop) + RLMD_WAIT_SHORT_TIME);
 	rlmd_offer_try(broker, offer);
 }
@@ -176,6 +180,7 @@ static struct rlmd_segment *segment_make(struct rlmd_broker *broker, struct rlmd
 	}
 	segment = link ? rlmd_segment_new(&broker->links, link, ev_now(broker->loop)) : NULL;
 	if (segment && fresh) {
+		rlmd_move_linked(broker);
 		link_send(broker, link, &link_parts);
 		rlmd_event(&broker->events, "link-made", a->domain ? a->domain->name : "",
 			   b->domain ? b->domain->name : "", "%s[%d] %s[%d]", a->command, (int)a->pid, b->command,
@@ -254,6 +259,14 @@ static bool is_quiet(const struct rlmd_broker *broker, const struct rlmd_offer *
 	return rlmd_quiesce_covers(broker, offer->domain) || rlmd_quiesce_covers(broker, offer->client->domain);
 }
 
+// Named by addresses alone, an offer may have outlived its socket. Who still has it can show it again.
+static void show_again(struct rlmd_offer *offer)
+{
+	if (!offer->asked)
+		rlmd_client_note(offer->client, offer->conn, RLM_WHY_MATCHING, true);
+	offer->asked = true;
+}
+
 static void join(struct rlmd_broker *broker, struct rlmd_offer *a, struct rlmd_offer *b)
 {
 	struct rlmd_segment *segment;
@@ -272,6 +285,10 @@ static void join(struct rlmd_broker *broker, struct rlmd_offer *a, struct rlmd_o
 		return;
 	if (!same_group(broker, a->domain, b->domain)) {
 		group_refused(broker, a, b);
+		return;
+	}
+	if (!rlmd_registry_proven(&a->end, &b->end)) {
+		show_again(a->end.last < b->end.last ? a : b);
 		return;
 	}
 	segment = segment_get(broker, a->client, b->client);
@@ -464,5 +481,6 @@ void rlmd_regroup(struct rlmd_broker *broker)
 	HASH_ITER (hh, broker->links.by_id, link, next)
 		if (!link->leaving && link_is_split(broker, link))
 			rlmd_link_leave(broker, link, NULL);
+	rlmd_kept_leave(broker);
 	rlmd_offers_retry(broker);
 }

@@ -9,11 +9,21 @@
 #include "broker.h"
 #include "log.h"
 
-// An answer that is due.
+#define KEPT_MAX  4096
+#define BACK_TIME 4.0 // processes look for a new broker at least every 3.2 seconds
+
+// A link that an earlier broker made, as one of its processes told.
+struct rlmd_kept {
+	uint64_t link;
+	uint32_t side;
+	struct rlmd_kept *prev, *next; // rlmd_client.kept
+};
+
+// An answer that is due. One for each that waits for it: both ends of a link may be about to move.
 struct rlmd_leave {
 	uint64_t link;
 	uint32_t side;
-	struct rlmd_quiesce *quiesce; // that waits for it; NULL: nobody
+	struct rlmd_quiesce *quiesce; // NULL: nobody waits
 	struct rlmd_leave *prev, *next; // rlmd_client.leaves
 };
 
@@ -32,29 +42,27 @@ static struct rlmd_leave *leave_find(const struct rlmd_client *client, uint64_t 
 	return NULL;
 }
 
-static void leave_ask(struct rlmd_client *client, const struct rlmd_link *link, uint32_t side, struct rlmd_quiesce *quiesce)
+static void leave_ask(struct rlmd_client *client, uint64_t link, uint32_t side, struct rlmd_quiesce *quiesce)
 {
-	struct rlm_msg_leave msg = {
-	    .header = {.type = RLM_MSG_LEAVE, .size = sizeof(msg)}, .link = link->id, .side = side};
-	struct rlmd_leave *leave = leave_find(client, link->id, side);
+	struct rlm_msg_leave msg = {.header = {.type = RLM_MSG_LEAVE, .size = sizeof(msg)}, .link = link, .side = side};
+	bool asked = leave_find(client, link, side) != NULL;
+	struct rlmd_leave *leave;
 
-	if (client->doomed || !client->hello)
+	if (client->doomed || !client->hello || (asked && !quiesce))
 		return;
+	leave = calloc(1, sizeof(*leave));
 	if (!leave) {
-		leave = calloc(1, sizeof(*leave));
-		if (!leave) {
-			rlmd_client_doom(client, "out of memory");
-			return;
-		}
-		leave->link = link->id;
-		leave->side = side;
-		DL_APPEND(client->leaves, leave);
-		rlmd_client_send(client, &msg, NULL, 0);
+		rlmd_client_doom(client, "out of memory");
+		return;
 	}
-	if (quiesce && !leave->quiesce) {
-		leave->quiesce = quiesce;
+	leave->link = link;
+	leave->side = side;
+	leave->quiesce = quiesce;
+	if (quiesce)
 		quiesce->pending++;
-	}
+	DL_APPEND(client->leaves, leave);
+	if (!asked)
+		rlmd_client_send(client, &msg, NULL, 0);
 }
 
 void rlmd_link_leave(struct rlmd_broker *broker, struct rlmd_link *link, struct rlmd_quiesce *quiesce)
@@ -71,7 +79,7 @@ void rlmd_link_leave(struct rlmd_broker *broker, struct rlmd_link *link, struct 
 		party = client_of(link->end[side].party);
 		DL_FOREACH (broker->clients, client)
 			if (client == party || (client->table && client->table == party->table))
-				leave_ask(client, link, side, quiesce);
+				leave_ask(client, link->id, side, quiesce);
 	}
 }
 
@@ -101,14 +109,92 @@ static void leave_free(struct rlmd_client *client, struct rlmd_leave *leave)
 	free(leave);
 }
 
+// --- links of an earlier broker ---
+
+static struct rlmd_kept *kept_find(const struct rlmd_client *client, uint64_t link, uint32_t side)
+{
+	struct rlmd_kept *kept;
+
+	DL_FOREACH (client->kept, kept)
+		if (kept->link == link && kept->side == side)
+			return kept;
+	return NULL;
+}
+
+static void kept_free(struct rlmd_client *client, struct rlmd_kept *kept)
+{
+	DL_DELETE(client->kept, kept);
+	client->kept_count--;
+	free(kept);
+}
+
+// It is not known which domains have sockets there, and whether these may still be joined with one another.
+static void kept_leave(struct rlmd_broker *broker, struct rlmd_client *client, struct rlmd_quiesce *quiesce)
+{
+	struct rlmd_kept *kept;
+
+	DL_FOREACH (client->kept, kept) {
+		leave_ask(client, kept->link, kept->side, quiesce);
+		if (quiesce && kept->side == 0)
+			quiesce->links++;
+	}
+}
+
+bool rlmd_kept(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_kept *msg)
+{
+	const struct rlmd_link *link = rlmd_link_by_id(&broker->links, msg->link);
+	const struct rlmd_party *party = link ? link->end[msg->side].party : NULL;
+	struct rlmd_quiesce *quiesce;
+	struct rlmd_kept *kept;
+
+	if (kept_find(client, msg->link, msg->side))
+		return true;
+	if (party && client_of((struct rlmd_party *)(uintptr_t)party)->table == client->table)
+		return true; // inherited by fork: all that have the table are asked
+	if (client->kept_count == KEPT_MAX)
+		return false;
+	kept = calloc(1, sizeof(*kept));
+	if (!kept) {
+		rlmd_client_doom(client, "out of memory");
+		return true;
+	}
+	kept->link = msg->link;
+	kept->side = msg->side;
+	DL_APPEND(client->kept, kept);
+	client->kept_count++;
+	if (broker->config.groups.count)
+		leave_ask(client, kept->link, kept->side, NULL);
+	DL_FOREACH (broker->quiesces, quiesce)
+		leave_ask(client, kept->link, kept->side, quiesce);
+	return true;
+}
+
+void rlmd_kept_leave(struct rlmd_broker *broker)
+{
+	struct rlmd_client *client;
+
+	DL_FOREACH (broker->clients, client)
+		kept_leave(broker, client, NULL);
+}
+
+void rlmd_kept_forget(struct rlmd_client *client)
+{
+	while (client->kept)
+		kept_free(client, client->kept);
+}
+
 void rlmd_left(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_left *msg)
 {
 	struct rlmd_leave *leave = leave_find(client, msg->link, msg->side);
+	struct rlmd_kept *kept = kept_find(client, msg->link, msg->side);
 	struct rlmd_link *link;
 
+	if (kept)
+		kept_free(client, kept);
 	if (!leave)
 		return;
-	leave_free(client, leave);
+	for (; leave; leave = leave_find(client, msg->link, msg->side))
+		leave_free(client, leave);
 	link = rlmd_link_by_id(&broker->links, msg->link);
 	if (link && link->leaving && !rlmd_link_is_awaited(broker, msg->link))
 		rlmd_link_end(broker, link);
@@ -157,6 +243,7 @@ static void links_leave(struct rlmd_quiesce *quiesce)
 {
 	struct rlmd_link *link, *next;
 	struct rlmd_segment *segment;
+	struct rlmd_client *client;
 
 	HASH_ITER (hh, quiesce->broker->links.by_id, link, next) {
 		if (!link_touches(link, quiesce))
@@ -166,6 +253,8 @@ static void links_leave(struct rlmd_quiesce *quiesce)
 			quiesce->connections += segment->bound;
 		rlmd_link_leave(quiesce->broker, link, quiesce);
 	}
+	DL_FOREACH (quiesce->broker->clients, client)
+		kept_leave(quiesce->broker, client, quiesce);
 }
 
 static void pages_set(struct rlmd_quiesce *quiesce, bool on)
@@ -198,7 +287,7 @@ static void culprits_name(const struct rlmd_quiesce *quiesce, char *text, size_t
 	struct rlmd_leave *leave;
 	size_t at = 0;
 
-	text[0] = 0;
+	snprintf(text, size, "processes that may not have come back since rlmd was started");
 	DL_FOREACH (quiesce->broker->clients, client) {
 		DL_FOREACH (client->leaves, leave)
 			if (leave->quiesce == quiesce)
@@ -219,6 +308,26 @@ static void leaves_detach(struct rlmd_quiesce *quiesce)
 			if (leave->quiesce == quiesce)
 				leave->quiesce = NULL;
 	quiesce->pending = 0;
+}
+
+static void on_back(struct ev_loop *loop, ev_timer *timer, int events)
+{
+	struct rlmd_quiesce *quiesce = timer->data;
+
+	quiesce->pending--;
+	quiesce_check(quiesce);
+}
+
+static void back_await(struct rlmd_quiesce *quiesce)
+{
+	double left = quiesce->broker->started + BACK_TIME - ev_time();
+
+	ev_timer_init(&quiesce->back, on_back, left, 0);
+	quiesce->back.data = quiesce;
+	if (!quiesce->broker->succeeds || left <= 0)
+		return;
+	quiesce->pending++;
+	ev_timer_start(quiesce->broker->loop, &quiesce->back);
 }
 
 static void on_quiesce(struct ev_loop *loop, ev_timer *timer, int events)
@@ -256,6 +365,7 @@ struct rlmd_quiesce *rlmd_quiesce_start(struct rlmd_broker *broker, struct rlmd_
 	quiesce->timer.data = quiesce;
 	ev_timer_start(broker->loop, &quiesce->timer);
 	pages_set(quiesce, true);
+	back_await(quiesce);
 	links_leave(quiesce);
 	quiesce_check(quiesce);
 	return quiesce;
@@ -267,6 +377,7 @@ void rlmd_quiesce_end(struct rlmd_quiesce *quiesce)
 	struct rlmd_broker *broker = quiesce->broker;
 	struct rlmd_client *client;
 
+	ev_timer_stop(broker->loop, &quiesce->back);
 	ev_timer_stop(broker->loop, &quiesce->timer);
 	ev_clear_pending(broker->loop, &quiesce->timer);
 	leaves_detach(quiesce);

@@ -5,7 +5,8 @@
 // it has nothing of it mapped or open any more. Its connections go on over TCP and may be offered again at once.
 //
 // Quiescing a domain: its location page says so, its processes offer nothing, offers of its connections are not matched, and every link to
-// or from it is left. Then it is quiet. Who does not answer in time is told by name. Links that were left are made again afterwards, wherever both
+// or from it is left. Then it is quiet. Links that an earlier broker made are known only as far as processes tell of them, and not whose they
+// are: these are all left, and nobody is quiet before processes had the time to come back. Who does not answer in time is told by name. Links that were left are made again afterwards, wherever both
 // ends are then. Knows nothing of how memory is made, nor of who wants to move the domain and how.
 #ifndef RLMD_LEAVE_H
 #define RLMD_LEAVE_H
@@ -29,6 +30,7 @@ struct rlmd_quiesce {
 	void (*done)(struct rlmd_quiesce *quiesce, const char *culprits);
 	void *data;
 	ev_timer timer; // the time it has
+	ev_timer back;	// until all processes are back from the broker before us
 	double started;
 	unsigned pending; // answers
 	unsigned links, connections;
@@ -47,6 +49,11 @@ void rlmd_link_leave(struct rlmd_broker *broker, struct rlmd_link *link, struct 
 void rlmd_left(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_left *msg);
 // Somebody has not answered yet.
 bool rlmd_link_is_awaited(const struct rlmd_broker *broker, uint64_t link);
+// A link that an earlier broker made. False: too many of them.
+bool rlmd_kept(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_kept *msg);
+// All of these are left: who may be joined has changed.
+void rlmd_kept_leave(struct rlmd_broker *broker);
+void rlmd_kept_forget(struct rlmd_client *client);
 // The client is gone, and what it had mapped with it.
 void rlmd_leaves_forget(struct rlmd_client *client);
 

@@ -2,9 +2,11 @@
 #include "move.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <utlist.h>
 
@@ -15,6 +17,27 @@
 #define PATIENCE_MAX 60.0
 
 // --- what outlives rlmd ---
+
+// The socket may be in a directory where others can write, too.
+static bool file_is_ours(const char *path)
+{
+	struct stat st;
+
+	return lstat(path, &st) == 0 && S_ISREG(st.st_mode) && (st.st_uid == geteuid() || st.st_uid == 0);
+}
+
+static int file_write(const char *path, const json_t *json)
+{
+	int fd, err;
+
+	unlink(path);
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return -errno;
+	err = json_dumpfd(json, fd, JSON_INDENT(1)) ? -EIO : 0;
+	close(fd);
+	return err;
+}
 
 static json_t *moved_json(const struct rlmd_domain *domain)
 {
@@ -37,15 +60,19 @@ static void moves_save(struct rlmd_broker *broker)
 	json_t *list = json_array(), *all;
 	struct rlmd_domain *domain, *next;
 	char boot[64], fresh[160];
+	int err;
 
 	HASH_ITER (hh, broker->domains.by_cookie, domain, next)
 		if (domain->moved)
 			json_array_append_new(list, moved_json(domain));
 	boot_read(boot);
-	all = json_pack("{ss so}", "boot", boot, "domains", list);
+	all = json_pack("{ss sb so}", "boot", boot, "linked", broker->linked, "domains", list);
 	snprintf(fresh, sizeof(fresh), "%s.new", broker->moves_path);
-	if (json_dump_file(all, fresh, JSON_INDENT(1)) || rename(fresh, broker->moves_path))
-		log_error("%s: %s; after a restart location numbers may differ", broker->moves_path, strerror(errno));
+	err = file_write(fresh, all);
+	if (!err && rename(fresh, broker->moves_path))
+		err = -errno;
+	if (err)
+		log_error("%s: %s; after a restart location numbers may differ", broker->moves_path, strerror(-err));
 	json_decref(all);
 }
 
@@ -85,12 +112,22 @@ void rlmd_move_load(struct rlmd_broker *broker, const char *socket)
 	size_t i;
 
 	snprintf(broker->moves_path, sizeof(broker->moves_path), "%s.moves", socket);
-	all = json_load_file(broker->moves_path, 0, NULL);
+	all = file_is_ours(broker->moves_path) ? json_load_file(broker->moves_path, 0, NULL) : NULL;
 	boot = json_string_value(json_object_get(all, "boot"));
 	boot_read(now);
-	if (boot && strcmp(boot, now) == 0)
+	if (boot && strcmp(boot, now) == 0) {
+		broker->linked = broker->succeeds = json_is_true(json_object_get(all, "linked"));
 		json_array_foreach(json_object_get(all, "domains"), i, item) moved_load(broker, item);
+	}
 	json_decref(all);
+}
+
+void rlmd_move_linked(struct rlmd_broker *broker)
+{
+	if (broker->linked)
+		return;
+	broker->linked = true;
+	moves_save(broker);
 }
 
 // --- requests ---

@@ -21,7 +21,9 @@ void rlmd_move_forget(struct rlmd_client *asking);
 // A process of a domain that is elsewhere: sends it on. False: the domain is here.
 bool rlmd_move_redirect(struct rlmd_client *client);
 
-// What outlives rlmd: who is where, and how often they came. Beside the socket.
+// What outlives rlmd: who is where, how often they came, and that links were made. Beside the socket.
 void rlmd_move_load(struct rlmd_broker *broker, const char *socket);
+// The first link was made.
+void rlmd_move_linked(struct rlmd_broker *broker);
 
 #endif

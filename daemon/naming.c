@@ -40,6 +40,14 @@ int rlmd_option_int(int sock, int level, int option)
 	return getsockopt(sock, level, option, &value, &length) ? -errno : value;
 }
 
+uint64_t rlmd_socket_cookie(int sock)
+{
+	uint64_t cookie = 0;
+	socklen_t length = sizeof(cookie);
+
+	return getsockopt(sock, SOL_SOCKET, SO_COOKIE, &cookie, &length) ? 0 : cookie;
+}
+
 static bool option_set(int sock, int level, int option, int value)
 {
 	return setsockopt(sock, level, option, &value, sizeof(value)) == 0;

@@ -42,6 +42,8 @@ enum rlmd_naming rlmd_naming_isn(int sock, struct rlmd_isn *isn, enum rlm_why *w
 
 // An int option of a socket, or -errno.
 int rlmd_option_int(int sock, int level, int option);
+// SO_COOKIE: no other socket has it, as long as the machine runs. 0: the kernel does not tell.
+uint64_t rlmd_socket_cookie(int sock);
 // TCP_INFO with the counters that names are made of. False: the kernel lacks them.
 struct tcp_info;
 bool rlmd_tcp_info(int sock, struct tcp_info *info);

@@ -190,6 +190,25 @@ enum rlmd_match rlmd_registry_match(const struct rlmd_registry *registry, const 
 	return RLMD_MATCH_FOUND;
 }
 
+bool rlmd_registry_proven(const struct rlmd_end *a, const struct rlmd_end *b)
+{
+	if (a->has[RLMD_NAME_ISN] && b->has[RLMD_NAME_ISN])
+		return true;
+	return a->first <= b->last && b->first <= a->last;
+}
+
+struct rlmd_end *rlmd_registry_outlived(const struct rlmd_end *end)
+{
+	const struct rlmd_entry *entry = &end->entry[RLMD_NAME_TUPLE], *other;
+
+	if (!entry->bucket)
+		return NULL;
+	DL_FOREACH (entry->bucket->entries[entry->role], other)
+		if (other->end->socket != end->socket && other->end->last < end->first)
+			return other->end;
+	return NULL;
+}
+
 struct rlmd_end *rlmd_registry_rival(const struct rlmd_end *end)
 {
 	for (int kind = 0; kind < RLMD_NAME_KINDS; kind++) {

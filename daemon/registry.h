@@ -11,6 +11,11 @@
 //   between
 //
 // An end may go by both kinds. Two ends that both know their sequence numbers never match by anything else.
+//
+// Addresses name a socket only as long as it lives: an offer may outlive its socket, whose addresses somebody else's
+// connection has then. So a match by TUPLE counts when the two sockets are known to have existed at one time: each end
+// keeps when its socket (SO_COOKIE) was shown first and last, and these spans must overlap. Whoever was shown earlier
+// has to be shown once more.
 #ifndef RLMD_REGISTRY_H
 #define RLMD_REGISTRY_H
 
@@ -44,6 +49,8 @@ struct rlmd_end {
 	bool has[RLMD_NAME_KINDS];
 	struct rlmd_tuple tuple;
 	struct rlmd_isn isn;
+	uint64_t socket;      // SO_COOKIE
+	uint64_t first, last; // when it was shown, in the order of all showings
 	bool retry; // the registry: on the retry list
 	struct rlmd_end *retry_prev, *retry_next;
 	struct rlmd_entry {
@@ -76,6 +83,10 @@ bool rlmd_registry_add(struct rlmd_registry *registry, struct rlmd_end *end);
 void rlmd_registry_remove(struct rlmd_registry *registry, struct rlmd_end *end);
 enum rlmd_match rlmd_registry_match(const struct rlmd_registry *registry, const struct rlmd_end *end,
 				    struct rlmd_end **peer);
+// Whether two ends that match were there at one time.
+bool rlmd_registry_proven(const struct rlmd_end *a, const struct rlmd_end *b);
+// An end whose socket is gone, since that of this one has its addresses. NULL: none.
+struct rlmd_end *rlmd_registry_outlived(const struct rlmd_end *end);
 bool rlmd_registry_registered(const struct rlmd_end *end);
 // Someone else who claims the same name and role, the first of them; NULL: nobody.
 struct rlmd_end *rlmd_registry_rival(const struct rlmd_end *end);

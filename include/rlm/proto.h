@@ -24,6 +24,8 @@
 //   rlmd    -> LEAVE link                  to both processes, and to those forked from them, who may have inherited it
 //   process                                takes every connection there back to TCP, where it may be offered again, and unmaps the link
 //   process -> LEFT link                   nothing of it is mapped or open any more
+// A broker that died left links behind, of which the next one knows what processes tell it:
+//   process -> KEPT link                   after WELCOME, for each link of an earlier session that still carries connections
 // While the location page says quiesce, a process offers nothing. RESUME: it may again. MOVE: it shall do so at another broker.
 #ifndef RLM_PROTO_H
 #define RLM_PROTO_H
@@ -55,6 +57,7 @@ enum rlm_msg_type {
 	RLM_MSG_LEFT = 15,
 	RLM_MSG_RESUME = 16,
 	RLM_MSG_MOVE = 17, // also instead of WELCOME: the domain is on another host
+	RLM_MSG_KEPT = 18,
 	RLM_MSG_REQUEST = 20, // rlmctl -> rlmd: JSON text in chunks
 	RLM_MSG_REPLY = 21,   // rlmd -> rlmctl: JSON text in chunks
 };
@@ -205,6 +208,13 @@ struct rlm_msg_left {
 	uint32_t reserved;
 };
 
+struct rlm_msg_kept {
+	struct rlm_msg_header header;
+	uint64_t link;
+	uint32_t side;
+	uint32_t reserved;
+};
+
 struct rlm_msg_resume {
 	struct rlm_msg_header header;
 };
@@ -251,6 +261,7 @@ union rlm_msg {
 	struct rlm_msg_order order;
 	struct rlm_msg_leave leave;
 	struct rlm_msg_left left;
+	struct rlm_msg_kept kept;
 	struct rlm_msg_resume resume;
 	struct rlm_msg_move move;
 	struct rlm_msg_text text;

@@ -293,10 +293,24 @@ out:
 	obey_kept_orders();
 }
 
+// Nothing will be bound any more to links of an earlier session.
 void binding_broker_is_back(void)
 {
-	for (struct link *l = links; l; l = l->next)
+	for (struct link *l = links, *next; l; l = next) {
+		next = l->next;
 		log_debug("link to %s[%u] goes on", l->peer_command, l->peer_pid);
+		link_drop(l->id, l->side, RLM_ALL_SEGMENTS);
+	}
+}
+
+static void tell_of_links(void)
+{
+	for (const struct link *l = links; l; l = l->next) {
+		union rlm_msg msg = broker_message(RLM_MSG_KEPT, kept, .link = l->id, .side = l->side);
+
+		if (!l->lost)
+			helper_send(&msg, -1);
+	}
 }
 
 static void on_named(const struct rlm_msg_named *m)
@@ -824,6 +838,7 @@ int binding_message(const union rlm_msg *msg, int *fds)
 		if (fds[0] < 0 || location_map(fds[0]) < 0)
 			return -EPROTO;
 		leaving_lost();
+		tell_of_links();
 		helper_welcome();
 		return 0;
 	case RLM_MSG_LEAVE:

@@ -50,6 +50,7 @@ struct peer {
 	struct rlm_tickets_shared *tickets;
 	struct rlm_conn_stat *entries;
 	const struct rlm_location_shared *location;
+	int offered[64]; // the sockets offered last, by index, in case that the broker wants to see one again
 };
 
 int broker_connect(const struct broker *broker);
@@ -62,7 +63,7 @@ void hello_send(int sock, int table_fd, int tickets_fd, const char *command);
 // The next message, within a second or so; 0 when there is none, -1 at the end of the session. fds: room for
 // RLM_MSG_FDS_MAX, -1 where there is none.
 int message_receive(int sock, union rlm_msg *msg, int *fds, int milliseconds);
-// It must be of this type.
+// It must be of this type. What comes before it is answered, or passed over, as a process would.
 void message_expect(struct peer *peer, uint16_t type, union rlm_msg *msg, int *fds);
 void silence_expect(struct peer *peer);
 void end_expect(int sock);

@@ -8,8 +8,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <netinet/in.h>
+#include <time.h>
 #include <unistd.h>
 
 static struct broker here, there;
@@ -23,8 +25,6 @@ static int brokers_start(void **state)
 
 static int brokers_stop(void **state)
 {
-	// What is told here of domains is kept beside the sockets.
-	shell("rm -f %s.moves %s.moves", here.socket, there.socket);
 	broker_stop(&here);
 	broker_stop(&there);
 	return 0;
@@ -35,7 +35,7 @@ struct ctl {
 	FILE *out;
 };
 
-static struct ctl move_start(const struct broker *from, const struct broker *to, const char *timeout)
+static struct ctl domain_move_start(const char *domain, const struct broker *from, const struct broker *to, const char *timeout)
 {
 	struct ctl ctl;
 	int fds[2];
@@ -47,12 +47,17 @@ static struct ctl move_start(const struct broker *from, const struct broker *to,
 		dup2(fds[1], 2);
 		close(fds[0]);
 		close(fds[1]);
-		execl(RLMCTL_PATH, "rlmctl", "--socket", from->socket, "--timeout", timeout, "move", "host", to->socket, NULL);
+		execl(RLMCTL_PATH, "rlmctl", "--socket", from->socket, "--timeout", timeout, "move", domain, to->socket, NULL);
 		_exit(127);
 	}
 	close(fds[1]);
 	ctl.out = fdopen(fds[0], "r");
 	return ctl;
+}
+
+static struct ctl move_start(const struct broker *from, const struct broker *to, const char *timeout)
+{
+	return domain_move_start("host", from, to, timeout);
 }
 
 // Its last line.
@@ -278,6 +283,97 @@ static void test_restart(void **state)
 	newcomer_sent_on(&there, &here);
 }
 
+static void kept(struct peer *peer, const struct bound *bound)
+{
+	struct rlm_msg_kept msg = {.header = {.type = RLM_MSG_KEPT, .size = sizeof(msg)},
+				   .link = bound->bind.link,
+				   .side = bound->bind.side};
+
+	message_send(peer->sock, &msg, sizeof(msg), NULL, 0);
+}
+
+static double seconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+// A link made before the broker was restarted is left like any other, and nothing is quiet before all had the time to come back.
+static void test_kept(void **state)
+{
+	struct scene s;
+	struct ctl ctl;
+	char line[256];
+	double start;
+
+	scene_open(&s, &here);
+	broker_kill(&here);
+	start = seconds();
+	broker_again(&here);
+	peer_close(&s.a);
+	peer_close(&s.b);
+	peer_open(&s.a, &here, "a");
+	kept(&s.a, &s.at_a);
+	silence_expect(&s.a);
+	ctl = move_start(&here, &there, "0.5");
+	leave_expect(&s.a, &s.at_a);
+	left(&s.a, &s.at_a);
+	move_ended(&ctl, 1, line);
+	assert_non_null(strstr(line, "may not have come back"));
+	ctl = move_start(&here, &there, "10");
+	peer_open(&s.b, &here, "b");
+	kept(&s.b, &s.at_b);
+	leave_expect(&s.b, &s.at_b);
+	left(&s.b, &s.at_b);
+	move_ended(&ctl, 0, line);
+	assert_true(seconds() - start >= 4);
+	sent_on(&s.b, &there);
+	scene_close(&s);
+	move_all(&there, &here);
+}
+
+// Both ends of a link move at a time: each waits for its answers.
+static void test_two_wait(void **state)
+{
+	struct peer a, b;
+	struct bound at_a, at_b;
+	struct ctl ctl, other;
+	struct stat st;
+	char line[256], name[64];
+	int tcp[2];
+
+	if (!netns_new())
+		skip();
+	assert_int_equal(stat("/proc/self/ns/net", &st), 0);
+	snprintf(name, sizeof(name), "netns:[%lu]", (unsigned long)st.st_ino);
+	peer_open(&b, &here, "b");
+	netns_back();
+	peer_open(&a, &here, "a");
+	tcp_pair(AF_INET, "127.0.0.1", tcp);
+	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
+	offer_named(&b, 0, RLM_NAME_TUPLE, tcp[1], 0);
+	bound_expect(&a, &at_a);
+	bound_expect(&b, &at_b);
+	ctl = move_start(&here, &there, "10");
+	leave_expect(&a, &at_a);
+	leave_expect(&b, &at_b);
+	other = domain_move_start(name, &here, &there, "0.3");
+	move_ended(&other, 1, line);
+	assert_non_null(strstr(line, "no answer from"));
+	left(&a, &at_a);
+	left(&b, &at_b);
+	sent_on(&a, &there);
+	move_ended(&ctl, 0, line);
+	bound_close(&at_a);
+	bound_close(&at_b);
+	peer_close(&a);
+	peer_close(&b);
+	close_pair(tcp);
+	move_all(&there, &here);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -287,6 +383,8 @@ int main(void)
 	    cmocka_unit_test(test_death_is_an_answer),
 	    cmocka_unit_test(test_other_broker_missing),
 	    cmocka_unit_test(test_restart),
+	    cmocka_unit_test(test_kept),
+	    cmocka_unit_test(test_two_wait),
 	};
 
 	return cmocka_run_group_tests(tests, brokers_start, brokers_stop);

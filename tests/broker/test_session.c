@@ -365,8 +365,8 @@ static void test_withdraw(void **state)
 	offer_named(&b, 0, RLM_NAME_TUPLE, tcp[1], 0);
 	silence_expect(&b);
 	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
-	bound_expect(&a, &at_a);
 	bound_expect(&b, &at_b);
+	bound_expect(&a, &at_a);
 	bound_close(&at_a);
 	bound_close(&at_b);
 	close_pair(tcp);
@@ -428,6 +428,45 @@ static void test_ambiguous(void **state)
 	bound_close(&at_c);
 	close_pair(tcp);
 	peer_close(&a);
+	peer_close(&b);
+	peer_close(&c);
+}
+
+static void reset(int tcp[2])
+{
+	const struct linger linger = {.l_onoff = 1};
+
+	setsockopt(tcp[0], SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+	close_pair(tcp);
+}
+
+// An offer outlives its socket, and another connection gets the addresses: its ends are joined, and nobody is joined with the old one.
+static void test_outlived(void **state)
+{
+	struct peer old, b, c;
+	struct bound at_b, at_c;
+	union rlm_msg msg;
+	int first[2], second[2], fds[RLM_MSG_FDS_MAX];
+
+	peer_open(&old, &broker, "old");
+	peer_open(&b, &broker, "b");
+	peer_open(&c, &broker, "c");
+	tcp_pair_at(AF_INET, "127.0.0.1", 47021, 47022, first);
+	offer_named(&old, 0, RLM_NAME_TUPLE, first[0], 0);
+	reset(first);
+	tcp_pair_at(AF_INET, "127.0.0.1", 47021, 47022, second);
+	offer_named(&b, 0, RLM_NAME_TUPLE, second[1], 0);
+	silence_expect(&b);
+	offer_named(&c, 0, RLM_NAME_TUPLE, second[0], 0);
+	bound_expect(&b, &at_b);
+	bound_expect(&c, &at_c);
+	same_binding(&at_b, &at_c);
+	while (message_receive(old.sock, &msg, fds, 50) > 0)
+		assert_int_equal(msg.header.type, RLM_MSG_NOTE);
+	bound_close(&at_b);
+	bound_close(&at_c);
+	reset(second);
+	peer_close(&old);
 	peer_close(&b);
 	peer_close(&c);
 }
@@ -513,7 +552,7 @@ int main(void)
 	    cmocka_unit_test(test_both_ends),	 cmocka_unit_test(test_self),	  cmocka_unit_test(test_refused),
 	    cmocka_unit_test(test_no_duplicate), cmocka_unit_test(test_withdraw), cmocka_unit_test(test_no_peer),
 	    cmocka_unit_test(test_ambiguous),	 cmocka_unit_test(test_ticket),	  cmocka_unit_test(test_unsent),
-	    cmocka_unit_test(test_repair),
+	    cmocka_unit_test(test_repair),	 cmocka_unit_test(test_outlived),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
