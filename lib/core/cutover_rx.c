@@ -35,7 +35,8 @@ int64_t rx_take(struct rlm_bound *b, int fd, void *data, uint64_t n, bool peek)
 		return sys_recv(fd, data, n, MSG_DONTWAIT | (peek ? MSG_PEEK : 0));
 	if (n > left)
 		n = left;
-	memcpy(data, b->stash + b->stash_at, n);
+	if (rlm_copy(data, b->stash + b->stash_at, n) < 0)
+		return -EFAULT;
 	if (!peek)
 		b->stash_at += n;
 	if (b->stash_at == b->stash_to)

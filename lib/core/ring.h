@@ -9,8 +9,9 @@
 #define RLM_RING_H
 
 #include <stdbool.h>
-#include <string.h>
+#include <stdint.h>
 
+#include "copy.h"
 #include "lock.h"
 #include "rlm/layout.h"
 
@@ -54,18 +55,19 @@ static inline uint64_t ring_room(struct rlm_ring *r, uint64_t head, uint64_t wan
 	return r->size - (head - tail);
 }
 
-// Producer: puts n <= room bytes, not visible before ring_publish().
-static inline void ring_put(const struct rlm_ring *r, uint64_t head, const void *data, uint64_t n)
+// Producer: puts n <= room bytes, not visible before ring_publish(). 0, or -EFAULT: `data` cannot be read.
+static inline int ring_put(const struct rlm_ring *r, uint64_t head, const void *data, uint64_t n)
 {
 	uint64_t at = head & (r->size - 1);
 	uint64_t first = r->size - at;
 
 	if (__builtin_expect(n <= first, 1)) {
-		memcpy(r->bytes + at, data, n);
-		return;
+		copy_writes(r->bytes + at, n);
+		return rlm_copy(r->bytes + at, data, n);
 	}
-	memcpy(r->bytes + at, data, first);
-	memcpy(r->bytes, (const uint8_t *)data + first, n - first);
+	copy_writes(r->bytes + at, first);
+	copy_writes(r->bytes, n - first);
+	return rlm_copy(r->bytes + at, data, first) | rlm_copy(r->bytes, (const uint8_t *)data + first, n - first);
 }
 
 // The lines behind were last read by the consumer's CPU. Fetching them for writing ahead of time keeps the fence after each small
@@ -126,18 +128,19 @@ static inline uint64_t ring_available_now(struct rlm_ring *r)
 	return head - tail;
 }
 
-// Consumer: copies n <= available bytes, which stay in the ring until ring_free().
-static inline void ring_copy(const struct rlm_ring *r, uint64_t tail, void *data, uint64_t n)
+// Consumer: copies n <= available bytes, which stay in the ring until ring_free(). 0, or -EFAULT: `data` cannot be written.
+static inline int ring_copy(const struct rlm_ring *r, uint64_t tail, void *data, uint64_t n)
 {
 	uint64_t at = tail & (r->size - 1);
 	uint64_t first = r->size - at;
 
 	if (__builtin_expect(n <= first, 1)) {
-		memcpy(data, r->bytes + at, n);
-		return;
+		copy_reads(r->bytes + at, n);
+		return rlm_copy(data, r->bytes + at, n);
 	}
-	memcpy(data, r->bytes + at, first);
-	memcpy((uint8_t *)data + first, r->bytes, n - first);
+	copy_reads(r->bytes + at, first);
+	copy_reads(r->bytes, n - first);
+	return rlm_copy(data, r->bytes + at, first) | rlm_copy((uint8_t *)data + first, r->bytes, n - first);
 }
 
 static inline void ring_free(const struct rlm_ring *r, uint64_t tail)

@@ -15,6 +15,7 @@
 #include "leaving.h"
 #include "links.h"
 #include "location.h"
+#include "signals.h"
 #include "stream_internal.h"
 
 #ifndef TCP_REPAIR_OFF_NO_WP
@@ -419,6 +420,7 @@ static void bind_conn(struct rlm_conn *c, struct rlm_bound *b, int fd)
 
 	bool watched = epoll_conn_binds(c, b); // first: no epoll instance may take our frames for payload
 
+	signals_watch();
 	rlm_lock_take(&c->tx_lock);
 	rlm_lock_take(&c->rx_lock);
 	stream_read_timeouts(b, fd);

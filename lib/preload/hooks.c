@@ -59,27 +59,20 @@ bool hook_vector_is_empty(const struct iovec *iov, uint64_t iovcnt)
 	return true;
 }
 
-// The part of a vector that one call can move. A bad address ends it, as it ends the kernel's copying.
+// The part of a vector that one call can move.
 struct part {
 	const struct iovec *iov;
 	int count;
-	bool bad; // something of the caller's is beyond the part
 	uint64_t total;
 	struct iovec clipped;
 };
 
-static void part_init(struct part *p, const struct iovec *iov, int iovcnt, bool untouched)
+static void part_init(struct part *p, const struct iovec *iov, int iovcnt)
 {
 	*p = (struct part){.iov = iov};
 	for (; p->count < iovcnt; p->count++) {
 		const struct iovec *v = &iov[p->count];
 
-		if (v->iov_len == 0)
-			continue;
-		if (!untouched && hook_is_bad(v->iov_base)) {
-			p->bad = true;
-			return;
-		}
 		if (v->iov_len > HOOK_MOST - p->total)
 			break;
 		p->total += v->iov_len;
@@ -96,26 +89,24 @@ int64_t hook_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcn
 {
 	struct part p;
 
-	part_init(&p, iov, iovcnt, false);
+	part_init(&p, iov, iovcnt);
 	if (__builtin_expect(p.total == 0, 0)) {
 		// TCP says first whether it can be sent on at all.
 		if (REAL(send)(fd, NULL, 0, flags & ~HOOK_SEND_FLAGS) < 0)
 			return -errno;
-		return p.bad ? -EFAULT : 0;
+		return 0;
 	}
 	return stream_send(c, fd, p.iov, p.count, flags);
 }
 
 // A receive of nothing waits for something, says how the stream stands, and takes nothing.
-static int64_t recv_nothing(struct rlm_conn *c, int fd, int flags, bool bad)
+static int64_t recv_nothing(struct rlm_conn *c, int fd, int flags)
 {
 	char byte;
 	struct iovec iov = {&byte, 1};
 	int64_t n = stream_recv(c, fd, &iov, 1, (flags & ~(MSG_WAITALL | MSG_TRUNC)) | MSG_PEEK);
 
-	if (n > 0)
-		return bad ? -EFAULT : 0;
-	return n;
+	return n > 0 ? 0 : n;
 }
 
 int64_t hook_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
@@ -131,8 +122,8 @@ int64_t hook_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcn
 		n = REAL(recvmsg)(fd, &msg, flags);
 		return n < 0 ? -errno : n;
 	}
-	part_init(&p, iov, iovcnt, flags & MSG_TRUNC);
+	part_init(&p, iov, iovcnt);
 	if (__builtin_expect(p.total == 0, 0))
-		return recv_nothing(c, fd, flags, p.bad);
+		return recv_nothing(c, fd, flags);
 	return stream_recv(c, fd, p.iov, p.count, flags);
 }

@@ -116,6 +116,8 @@ int hook_duplicated(int oldfd, int newfd);
 // of our table.
 bool hook_in_vfork(void);
 
+void hook_signal_fork_prepare(void);
+void hook_signal_fork_parent(void);
 void hook_signal_fork_child(void);
 
 // Around a fork that runs no pthread_atfork() handlers. pid: its result.

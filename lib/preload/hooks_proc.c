@@ -16,6 +16,7 @@
 #include "epoll.h"
 #include "helper.h"
 #include "settings.h"
+#include "signals.h"
 #include "sys.h"
 
 bool hook_in_vfork(void)
@@ -28,6 +29,7 @@ bool hook_in_vfork(void)
 void hook_fork_prepare(void)
 {
 	stream_fork_prepare();
+	hook_signal_fork_prepare();
 }
 
 void hook_fork_done(long pid)
@@ -39,6 +41,7 @@ void hook_fork_done(long pid)
 		stream_fork_child();
 		hook_signal_fork_child();
 	} else {
+		hook_signal_fork_parent();
 		stream_fork_parent();
 	}
 	errno = saved;
@@ -151,6 +154,7 @@ void hook_before_sandbox(void)
 	settings.enabled = false;
 	helper_stop();
 	leave_all(); // the helper may have been binding one
+	signals_unwatch();
 	epoll_stop();
 }
 

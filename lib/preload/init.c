@@ -28,10 +28,12 @@ static bool kernel_is_good(void)
 static void fork_prepare(void)
 {
 	stream_fork_prepare();
+	hook_signal_fork_prepare();
 }
 
 static void fork_parent(void)
 {
+	hook_signal_fork_parent();
 	stream_fork_parent();
 }
 

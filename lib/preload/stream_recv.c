@@ -85,34 +85,6 @@ int64_t stream_plain_recv_end_bound(struct rlm_conn *c, int fd, const struct iov
 	return n;
 }
 
-// Ring, under rx_lock: bytes given to the caller.
-static int64_t ring_recv(struct rlm_conn *c, struct rlm_bound *b, struct cursor *at, uint64_t most, uint64_t available,
-			 int flags)
-{
-	struct rlm_ring *r = &b->rx;
-	uint64_t tail = atomic_load_explicit(&r->mine->tail, memory_order_relaxed), start = tail, n;
-	void *p;
-
-	if (most > available)
-		most = available;
-	while (tail - start < most) {
-		p = cursor_next(at, most - (tail - start), &n);
-		ring_copy(r, tail, p, n);
-		tail += n;
-	}
-	if (!cutover_slot_stands(b))
-		return -1;
-	if (flags & MSG_PEEK)
-		return (int64_t)most;
-	ring_free(r, tail);
-	stat_add(&conn_stat(&arena, c)->rx_bytes_ring, most);
-	if (passes_quarter(r, start, tail)) {
-		atomic_thread_fence(memory_order_seq_cst); // pairs with wake_listen()
-		wake_sender(b);
-	}
-	return (int64_t)most;
-}
-
 // TCP up to the cut, under rx_lock. > 0, 0 end of stream, -errno.
 static int64_t take_up_to_cut(struct rlm_conn *c, struct rlm_bound *b, int fd, struct cursor *at, uint64_t most,
 			      uint64_t limit, int flags)
@@ -147,6 +119,43 @@ struct receive {
 };
 
 #define GO_ON INT64_MAX // one_step(): nothing final yet
+
+#define PIECE (64u << 10) // a bad buffer spoils one of these, as it spoils a whole packet in the kernel
+
+// Ring, under rx_lock: bytes given to the caller; -EFAULT; -ECONNRESET when they cannot be trusted.
+static int64_t ring_recv(struct receive *r, struct rlm_bound *b, uint64_t available)
+{
+	struct rlm_ring *ring = &b->rx;
+	uint64_t start = atomic_load_explicit(&ring->mine->tail, memory_order_relaxed), most = r->total - r->done, done = 0, n;
+	int error = 0;
+	void *p;
+
+	if (most > available)
+		most = available;
+	for (; done < most; done += n) {
+		n = most - done;
+		p = cursor_next(&r->at, n < PIECE ? n : PIECE, &n);
+		error = ring_copy(ring, start + done, p, n);
+		if (__builtin_expect(error, 0)) {
+			done &= ~(uint64_t)(PIECE - 1);
+			r->total = r->done + done; // no more for this call
+			break;
+		}
+	}
+	if (!cutover_slot_stands(b))
+		return -ECONNRESET;
+	if (__builtin_expect(error && !done, 0))
+		return error;
+	if (r->flags & MSG_PEEK)
+		return (int64_t)done;
+	ring_free(ring, start + done);
+	stat_add(&conn_stat(&arena, r->c)->rx_bytes_ring, done);
+	if (passes_quarter(ring, start, start + done)) {
+		atomic_thread_fence(memory_order_seq_cst); // pairs with wake_listen()
+		wake_sender(b);
+	}
+	return (int64_t)done;
+}
 
 static int64_t finish(const struct receive *r, int64_t n)
 {
@@ -345,11 +354,13 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 	case RX_WAY_RING:
 		if (__builtin_expect(!conn_stat(&arena, c)->rx_carrier, 0))
 			stream_note_rx(c, b);
-		n = ring_recv(c, b, &r->at, r->total - r->done, available, r->flags);
-		if (__builtin_expect(n < 0, 0))
+		n = ring_recv(r, b, available);
+		if (__builtin_expect(n == -ECONNRESET, 0))
 			return break_off(r, b);
 		way = cutover_rx_has_ended(b) ? RX_WAY_LIMIT : RX_WAY_RING;
 		rlm_lock_drop(&c->rx_lock);
+		if (__builtin_expect(n < 0, 0))
+			return finish(r, n);
 		return r->total == 0 ? 0 : got(r, (uint64_t)n, way == RX_WAY_LIMIT);
 	case RX_WAY_PLAIN:
 	case RX_WAY_SINGLE:

@@ -4,7 +4,7 @@
 
 // Flags that mean the same to a ring. Others send the connection back to TCP for good.
 #define RING_FLAGS (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE | MSG_EOR | MSG_CONFIRM | MSG_DONTROUTE)
-#define PUBLISH_EVERY (64u << 10) // a long copy becomes visible in pieces, so that the receiver can start
+#define PUBLISH_EVERY (64u << 10) // a long copy becomes visible in pieces, so that the receiver can start; a bad buffer spoils one of them
 
 #define FILE_PLAIN (1u << 20)     // what the kernel sends of a file before the connection is looked at again
 
@@ -14,6 +14,7 @@ struct load {
 	int file; // -1: none
 	off64_t *offset;
 	bool more; // it was not the connection that ended it
+	int error; // of the buffer
 };
 
 // A kernel send that may end without returning: cancelled, or left by siglongjmp().
@@ -119,7 +120,7 @@ static uint64_t put_next(const struct rlm_ring *r, uint64_t head, struct load *l
 		return put_file(r, head, load, most);
 	p = cursor_next(&load->at, most, &n);
 	ring_prefetch(r, head, n);
-	ring_put(r, head, p, n);
+	load->error = ring_put(r, head, p, n);
 	return n;
 }
 
@@ -141,6 +142,11 @@ static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct load *l
 		if (room > most - done)
 			room = most - done;
 		n = put_next(r, head, load, room);
+		if (__builtin_expect(load->error, 0)) {
+			head -= unpublished;
+			done -= unpublished;
+			break;
+		}
 		head += n;
 		done += n;
 		unpublished += n;
@@ -258,6 +264,10 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 			done += (uint64_t)n;
 			if (__builtin_expect(b->tx_budget != 0, 0))
 				spend_budget(c, b, fd, (uint64_t)n);
+			if (__builtin_expect(load->error, 0)) {
+				rlm_lock_drop(&c->tx_lock);
+				return done ? (int64_t)done : load->error;
+			}
 			if (done == total || load->more) {
 				if (!atomic_load_explicit(&b->tx_fast, memory_order_relaxed) && cutover_tx_peer_left(b))
 					done = (uint64_t)sent_too_late(c, b, fd, flags, (int64_t)done);

@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Buffers that the process cannot touch are EFAULT, and nobody finds a handler for SIGSEGV that the program did not set.
+#include "pair.h"
+
+#include <setjmp.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/uio.h>
+
+#define GOOD (300u << 10)
+
+static void *volatile nowhere = (void *)16;
+
+// `size` bytes with nothing behind them; returns where they end.
+static char *edge_open(size_t size)
+{
+	char *start = mmap(NULL, size + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	assert_that(start != MAP_FAILED);
+	assert_returns(mprotect(start + size, 4096, PROT_NONE), 0);
+	return start + size;
+}
+
+static void edge_close(char *edge, size_t size)
+{
+	munmap(edge - size, size + 4096);
+}
+
+// What a call that met the edge after `good` bytes may say: a part of them, or, if they are few, EFAULT.
+static size_t moved(ssize_t result, size_t good)
+{
+	int error = errno;
+
+	if (result < 0) {
+		assert_returns(error, EFAULT);
+		assert_that(good < 100000);
+		return 0;
+	}
+	assert_that(result > 0 && (size_t)result <= good);
+	return (size_t)result;
+}
+
+static void send_what_is_there(void **state)
+{
+	struct pair *p = *state;
+	static const size_t sizes[] = {1, 7, 8, 15, 16, 17, 40, 63, 64, 65, 127, 200, 4096, 40000, GOOD};
+	char *edge = edge_open(GOOD);
+	uint64_t at = 0;
+
+	set_nonblocking(p->a, true);
+	for (unsigned i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		size_t n = sizes[i], sent;
+
+		pattern_fill(edge - n, 1, at, n);
+		sent = moved(send(p->a, edge - n, n + 1, 0), n);
+		recv_pattern(p->b, 1, at, sent);
+		at += sent;
+		send_pattern(p->a, 1, at, 100);
+		recv_pattern(p->b, 1, at, 100);
+		at += 100;
+	}
+	edge_close(edge, GOOD);
+}
+
+static void receive_what_fits(void **state)
+{
+	struct pair *p = *state;
+	static const size_t sizes[] = {1, 7, 8, 15, 16, 17, 40, 63, 64, 65, 127, 200, 2000};
+	char *edge = edge_open(4096);
+	uint64_t at = 0;
+
+	for (unsigned i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		size_t n = sizes[i], got;
+
+		send_pattern(p->a, 1, at, n + 1);
+		assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+		moved(recv(p->b, edge - n, n + 1, MSG_PEEK), n);
+		got = moved(recv(p->b, edge - n, n + 1, 0), n);
+		recv_pattern(p->b, 1, at + got, n + 1 - got);
+		at += n + 1;
+	}
+	edge_close(edge, 4096);
+}
+
+// Every byte arrives once, whatever is left over by a receive that found its buffer too short.
+static void receive_much(void **state)
+{
+	struct pair *p = *state;
+	char *edge = edge_open(147456);
+	size_t got;
+
+	set_nonblocking(p->a, true);
+	got = fill_socket(p->a, 1);
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	for (size_t left = got; left;) {
+		size_t good = left > 147456 ? 147456 : 20000;
+		ssize_t n = recv(p->b, edge - good, good + 4096, MSG_DONTWAIT);
+
+		int error = errno;
+
+		if (n < 0 && error == EAGAIN) {
+			assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+			continue;
+		}
+		if (n < 0) {
+			assert_returns(error, EFAULT);
+			good = left < 20000 ? left : 20000;
+			recv_pattern(p->b, 1, got - left, good);
+			left -= good;
+			continue;
+		}
+		assert_that(n > 0);
+		pattern_check(edge - good, 1, got - left, (size_t)n);
+		left -= (size_t)n;
+	}
+	edge_close(edge, 147456);
+}
+
+static void vectors(void **state)
+{
+	struct pair *p = *state;
+	char *edge = edge_open(4096), rest[16];
+	struct iovec out[] = {{"abc", 3}, {edge, 4}, {"def", 3}}, in[] = {{edge - 2, 2}, {nowhere, 3}};
+	struct msghdr message = {.msg_iov = out, .msg_iovlen = 3};
+
+	assert_fails(writev(p->a, out, 3), EFAULT);
+	assert_fails(sendmsg(p->a, &message, 0), EFAULT);
+	send_text(p->a, "12345678");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	assert_fails(readv(p->b, in, 2), EFAULT);
+	message = (struct msghdr){.msg_iov = in, .msg_iovlen = 2};
+	assert_fails(recvmsg(p->b, &message, 0), EFAULT);
+	assert_returns(readv(p->b, in, 1), 2);
+	assert_bytes(edge - 2, "12", 2);
+	assert_returns(recv(p->b, rest, sizeof(rest), 0), 6);
+	assert_bytes(rest, "345678", 6);
+	edge_close(edge, 4096);
+}
+
+static void read_only_memory(void **state)
+{
+	struct pair *p = *state;
+	char *page = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	send_text(p->a, "abc");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	assert_fails(read(p->b, page, 3), EFAULT);
+	assert_returns(write(p->b, page, 3), 3);
+	recv_text(p->b, "abc");
+	munmap(page, 4096);
+}
+
+// A file that became shorter than its mapping: SIGBUS.
+static void file_cut_short(void **state)
+{
+	struct pair *p = *state;
+	FILE *file = tmpfile();
+	char *page;
+
+	assert_that(file != NULL);
+	assert_returns(ftruncate(fileno(file), 8192), 0);
+	page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fileno(file), 0);
+	assert_that(page != MAP_FAILED);
+	assert_returns(ftruncate(fileno(file), 4096), 0);
+	assert_fails(send(p->a, page + 4096, 10, 0), EFAULT);
+	assert_fails(send(p->a, page + 4090, 10, 0), EFAULT);
+	send_text(p->a, "abc");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	assert_fails(recv(p->b, page + 4096, 10, 0), EFAULT);
+	recv_text(p->b, "abc");
+	munmap(page, 8192);
+	fclose(file);
+}
+
+// --- handlers ---
+
+static sigjmp_buf back;
+static volatile sig_atomic_t faults;
+static void *volatile fault_at;
+
+static void on_fault(int signal, siginfo_t *info, void *context)
+{
+	faults++;
+	fault_at = info->si_addr;
+	siglongjmp(back, 1);
+}
+
+static void set_action(int signal, void (*handler)(int, siginfo_t *, void *), int flags)
+{
+	struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | flags};
+
+	assert_returns(sigaction(signal, &action, NULL), 0);
+}
+
+static void touch(volatile char *p)
+{
+	if (!sigsetjmp(back, 1))
+		*p = 1;
+}
+
+// The program's own faults are its handler's, those of buffers in calls are errors.
+static void with_a_handler(void **state)
+{
+	struct pair *p = *state;
+	struct sigaction now;
+	char *edge = edge_open(4096);
+
+	set_action(SIGSEGV, on_fault, 0);
+	faults = 0;
+	touch(edge);
+	assert_returns(faults, 1);
+	assert_that(fault_at == edge);
+	assert_fails(send(p->a, edge - 1, 8, 0), EFAULT);
+	assert_returns(faults, 1);
+	touch(edge);
+	assert_returns(faults, 2);
+	assert_returns(sigaction(SIGSEGV, NULL, &now), 0);
+	assert_that(now.sa_sigaction == on_fault);
+	assert_returns(now.sa_flags & (SA_SIGINFO | SA_ONSTACK | SA_RESETHAND), SA_SIGINFO);
+	send_text(p->a, "abc");
+	recv_text(p->b, "abc");
+	edge_close(edge, 4096);
+}
+
+static void seen_by_the_program(void **state)
+{
+	struct pair *p = *state;
+	struct sigaction now, standard = {.sa_handler = SIG_DFL}, was, other;
+
+	assert_returns(sigaction(SIGUSR2, &standard, NULL), 0);
+	assert_returns(sigaction(SIGUSR2, NULL, &other), 0);
+	for (int i = 0; i < 2; i++) {
+		int number = i ? SIGBUS : SIGSEGV;
+
+		assert_returns(sigaction(number, &standard, &was), 0);
+		assert_returns(sigaction(number, NULL, &now), 0);
+		assert_that(now.sa_handler == SIG_DFL);
+		assert_returns(now.sa_flags, other.sa_flags);
+		assert_fails(send(p->a, nowhere, 1, 0), EFAULT);
+		assert_that(signal(number, SIG_IGN) == SIG_DFL);
+		assert_returns(sigaction(number, NULL, &now), 0);
+		assert_that(now.sa_handler == SIG_IGN);
+		assert_that(signal(number, SIG_DFL) == SIG_IGN);
+		assert_that(sysv_signal(number, SIG_DFL) == SIG_DFL);
+		assert_fails(send(p->a, nowhere, 1, 0), EFAULT);
+		assert_returns(sigaction(number, &was, &now), 0);
+		assert_that(now.sa_handler == SIG_DFL);
+	}
+}
+
+static int status_of(pid_t pid)
+{
+	int status = 0;
+
+	assert_returns(waitpid(pid, &status, 0), pid);
+	return status;
+}
+
+static pid_t fork_quiet(void)
+{
+	const struct rlimit no_core = {0, 0};
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		setrlimit(RLIMIT_CORE, &no_core);
+		signal(SIGSEGV, SIG_DFL);
+		signal(SIGBUS, SIG_DFL);
+	}
+	return pid;
+}
+
+// Without a handler a fault is the end, as is the signal when it is sent.
+static void without_a_handler(void **state)
+{
+	struct pair *p = *state;
+	pid_t pid = fork_quiet();
+	int status;
+
+	if (pid == 0) {
+		if (send(p->a, nowhere, 1, 0) < 0 && errno == EFAULT)
+			*(volatile char *)nowhere = 1;
+		_exit(1);
+	}
+	status = status_of(pid);
+	assert_that(WIFSIGNALED(status));
+	assert_returns(WTERMSIG(status), SIGSEGV);
+	pid = fork_quiet();
+	if (pid == 0) {
+		send(p->a, nowhere, 1, 0);
+		kill(getpid(), SIGBUS);
+		_exit(1);
+	}
+	status = status_of(pid);
+	assert_that(WIFSIGNALED(status));
+	assert_returns(WTERMSIG(status), SIGBUS);
+}
+
+static void handler_for_once(void **state)
+{
+	struct pair *p = *state;
+	char *edge = edge_open(4096);
+	struct sigaction now;
+
+	faults = 0;
+	set_action(SIGSEGV, on_fault, (int)SA_RESETHAND);
+	assert_fails(send(p->a, edge, 8, 0), EFAULT); // not the one
+	touch(edge);
+	assert_returns(faults, 1);
+	assert_returns(sigaction(SIGSEGV, NULL, &now), 0);
+	assert_that(now.sa_handler == SIG_DFL);
+	assert_fails(send(p->a, edge, 8, 0), EFAULT);
+	edge_close(edge, 4096);
+}
+
+static int dive(volatile char *above)
+{
+	volatile char here[4096];
+
+	here[0] = *above;
+	return *above ? dive(here) + here[0] : 0;
+}
+
+static char *volatile handler_stack;
+
+static void on_overflow(int signal, siginfo_t *info, void *context)
+{
+	char here;
+
+	_exit(&here >= handler_stack && &here < handler_stack + 65536 ? 7 : 8);
+}
+
+static void *overflow(void *arg)
+{
+	stack_t stack = {.ss_sp = handler_stack, .ss_size = 65536};
+
+	sigaltstack(&stack, NULL);
+	_exit(dive(&(volatile char){1}));
+}
+
+// The program's handler runs on the stack that it asked for; with none, the program ends.
+static void stack_overflow(void **state)
+{
+	pthread_attr_t small;
+	pthread_t thread;
+	int status;
+
+	pthread_attr_init(&small);
+	pthread_attr_setstacksize(&small, 262144);
+	for (int with = 0; with < 2; with++) {
+		pid_t pid = fork_quiet();
+
+		if (pid == 0) {
+			handler_stack = mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			if (with)
+				set_action(SIGSEGV, on_overflow, SA_ONSTACK);
+			pthread_create(&thread, &small, overflow, NULL);
+			pthread_join(thread, NULL);
+			_exit(1);
+		}
+		status = status_of(pid);
+		if (with)
+			assert_returns(WIFEXITED(status) ? WEXITSTATUS(status) : -1, 7);
+		else
+			assert_returns(WIFSIGNALED(status) ? WTERMSIG(status) : -1, SIGSEGV);
+	}
+}
+
+static unsigned long long ignored_by_child(void)
+{
+	unsigned long long set = 0;
+	char line[100] = "";
+	FILE *pipe = popen("cat /proc/self/status", "r");
+
+	assert_that(pipe != NULL);
+	while (fgets(line, sizeof(line), pipe) && sscanf(line, "SigIgn: %llx", &set) != 1)
+		;
+	assert_that(!strncmp(line, "SigIgn:", 7));
+	pclose(pipe);
+	return set >> (SIGSEGV - 1) & 1;
+}
+
+// What a program that is executed inherits.
+static void inherited_by_programs(void **state)
+{
+	struct pair *p = *state;
+
+	assert_fails(send(p->a, nowhere, 1, 0), EFAULT);
+	signal(SIGSEGV, SIG_DFL);
+	assert_returns(ignored_by_child(), 0);
+	signal(SIGSEGV, SIG_IGN);
+	assert_returns(ignored_by_child(), 1);
+	signal(SIGSEGV, SIG_DFL);
+	assert_returns(ignored_by_child(), 0);
+}
+
+struct reader {
+	struct pair *p;
+	char *edge;
+};
+
+static void *fault_again_and_again(void *arg)
+{
+	struct reader *r = arg;
+
+	for (int i = 0; i < 2000; i++)
+		assert_fails(send(r->p->a, r->edge - i % 100, 100, 0), EFAULT);
+	return NULL;
+}
+
+// Many threads meet the edge while others are at work.
+static void in_many_threads(void **state)
+{
+	struct pair *p = *state;
+	struct reader r = {p, edge_open(4096)};
+	pthread_t threads[4];
+
+	for (int i = 0; i < 4; i++)
+		assert_returns(pthread_create(&threads[i], NULL, fault_again_and_again, &r), 0);
+	for (uint64_t at = 0; at < 100000; at += 1000) {
+		send_pattern(p->a, 1, at, 1000);
+		recv_pattern(p->b, 1, at, 1000);
+	}
+	for (int i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	edge_close(r.edge, 4096);
+}
+
+// The test library has handlers of its own, which tests here take away: each runs in a process of its own.
+static void (*running)(void **state);
+
+static void alone(void **state)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		running(state);
+		exit(0);
+	}
+	child_finish(pid);
+}
+
+#define ALONE(fn)                                                                                                                        \
+	static void fn##_alone(void **state)                                                                                             \
+	{                                                                                                                                \
+		running = fn;                                                                                                            \
+		alone(state);                                                                                                            \
+	}
+ALONE(with_a_handler)
+ALONE(seen_by_the_program)
+ALONE(handler_for_once)
+ALONE(inherited_by_programs)
+
+// clang-format off
+static const struct CMUnitTest tests[] = {
+    TEST_SETTLED(send_what_is_there),
+    TEST_SETTLED(receive_what_fits),
+    TEST_SETTLED(receive_much),
+    TEST_SETTLED(vectors),
+    TEST_SETTLED(read_only_memory),
+    TEST_SETTLED(file_cut_short),
+    TEST_SETTLED(with_a_handler_alone),
+    TEST_SETTLED(seen_by_the_program_alone),
+    TEST_SETTLED(without_a_handler),
+    TEST_SETTLED(handler_for_once_alone),
+    TEST_SETTLED(stack_overflow),
+    TEST_SETTLED(inherited_by_programs_alone),
+    TEST_SETTLED(in_many_threads),
+};
+// clang-format on
+
+SUITE_MAIN(tests)
