@@ -97,11 +97,9 @@ struct deadline {
 	struct timespec at;
 };
 
-static inline void deadline_start(struct deadline *d, uint64_t timeout_ns)
+// `at`: when the wait began.
+static inline void deadline_set(struct deadline *d, uint64_t timeout_ns)
 {
-	if (d->set || !timeout_ns)
-		return;
-	sys_call2(SYS_clock_gettime, CLOCK_MONOTONIC, &d->at);
 	d->at.tv_sec += (time_t)(timeout_ns / 1000000000u);
 	d->at.tv_nsec += (long)(timeout_ns % 1000000000u);
 	if (d->at.tv_nsec >= 1000000000) {
@@ -109,6 +107,14 @@ static inline void deadline_start(struct deadline *d, uint64_t timeout_ns)
 		d->at.tv_sec++;
 	}
 	d->set = true;
+}
+
+static inline void deadline_start(struct deadline *d, uint64_t timeout_ns)
+{
+	if (d->set || !timeout_ns)
+		return;
+	sys_call2(SYS_clock_gettime, CLOCK_MONOTONIC, &d->at);
+	deadline_set(d, timeout_ns);
 }
 
 // false: it has passed, *left is 0.
@@ -203,6 +209,7 @@ void stream_note_why(struct rlm_conn *c);
 
 // Under both locks: takes SO_RCVTIMEO and SO_SNDTIMEO over from the socket.
 void stream_read_timeouts(struct rlm_bound *b, int fd);
+uint64_t stream_timeout_ns(int fd, int name); // 0: none
 
 // Leaving a slot while the connection lives, see leaving.c. Helper thread. true: the slot's memory is not needed any more.
 bool stream_retreat(struct rlm_conn *c, uint64_t link, uint32_t side);

@@ -353,7 +353,7 @@ int stream_set_nodelay(struct rlm_conn *c, int fd, const void *value, socklen_t 
 	return r;
 }
 
-static uint64_t get_timeout_ns(int fd, int name)
+uint64_t stream_timeout_ns(int fd, int name)
 {
 	struct timeval tv = {0, 0};
 	socklen_t len = sizeof(tv);
@@ -365,8 +365,8 @@ static uint64_t get_timeout_ns(int fd, int name)
 
 void stream_read_timeouts(struct rlm_bound *b, int fd)
 {
-	b->rx_timeout_ns = get_timeout_ns(fd, SO_RCVTIMEO);
-	b->tx_timeout_ns = get_timeout_ns(fd, SO_SNDTIMEO);
+	b->rx_timeout_ns = stream_timeout_ns(fd, SO_RCVTIMEO);
+	b->tx_timeout_ns = stream_timeout_ns(fd, SO_SNDTIMEO);
 }
 
 void stream_option_set(struct rlm_conn *c, int fd, int level, int name)

@@ -114,7 +114,7 @@ struct receive {
 	int flags;
 	struct cursor at;
 	uint64_t total, done;
-	struct deadline deadline;
+	struct deadline deadline; // with MSG_WAITALL, until it is set: when the call began
 	bool user;
 };
 
@@ -202,6 +202,31 @@ static void abandoned(void *arg)
 	leave_kernel(r->c);
 }
 
+// Counted in rx_inflight. A further sleep of a MSG_WAITALL has what is left of SO_RCVTIMEO, which the kernel would give it anew.
+static int64_t recv_in_kernel(struct receive *r)
+{
+	struct pollfd p = {.fd = r->fd, .events = POLLIN | POLLRDHUP};
+	struct timespec left;
+	uint64_t timeout;
+	int64_t n;
+
+	if (!r->done || conn_is_nonblock(r->c, r->flags))
+		return kernel_recv(r->fd, &r->at, r->flags);
+	timeout = r->deadline.set ? 0 : stream_timeout_ns(r->fd, SO_RCVTIMEO);
+	if (timeout)
+		deadline_set(&r->deadline, timeout);
+	if (!r->deadline.set)
+		return kernel_recv(r->fd, &r->at, r->flags);
+	do {
+		if (!deadline_left(&r->deadline, &left))
+			return -EAGAIN;
+		if (REAL(ppoll)(&p, 1, &left, NULL) < 0)
+			return -errno;
+		n = kernel_recv(r->fd, &r->at, r->flags | MSG_DONTWAIT);
+	} while (n == -EAGAIN);
+	return n;
+}
+
 // rx_lock held, way says that the kernel has the next bytes; releases the lock.
 static int64_t from_kernel(struct receive *r)
 {
@@ -215,7 +240,7 @@ static int64_t from_kernel(struct receive *r)
 	rlm_lock_drop(&r->c->rx_lock);
 	stream_enter_kernel(r->c, &r->user);
 	_pthread_cleanup_push(&cleanup, abandoned, r);
-	n = kernel_recv(r->fd, &r->at, r->flags);
+	n = recv_in_kernel(r);
 	_pthread_cleanup_pop(&cleanup, 0);
 	count_plain(r->c, r->fd, n, r->flags);
 	if (n >= 0 && r->total > r->done && r->at.offset == 0) {
@@ -394,6 +419,8 @@ static int64_t receive(struct rlm_conn *c, int fd, const struct iovec *iov, int 
 	struct rlm_bound *b;
 	int64_t n;
 
+	if (__builtin_expect(flags & MSG_WAITALL, 0))
+		clock_gettime(CLOCK_MONOTONIC, &r.deadline.at);
 	do {
 		stay_user(&r);
 		rlm_lock_take(&c->rx_lock);

@@ -64,6 +64,45 @@ static void waitall_times_out(void **state)
 	assert_bytes(buffer, "abc", 3);
 }
 
+struct drip {
+	int fd;
+	_Atomic int sent;
+	_Atomic bool enough;
+};
+
+static void *drip(void *arg)
+{
+	struct drip *d = arg;
+
+	while (!d->enough) {
+		nap_ms(20);
+		send_text(d->fd, "x");
+		d->sent++;
+	}
+	return NULL;
+}
+
+// The time-out is that of the whole call, however many pieces come in the meantime.
+static void waitall_times_out_in_pieces(void **state)
+{
+	struct pair *p = *state;
+	struct drip d = {.fd = p->a};
+	char buffer[150];
+	pthread_t thread;
+	int64_t start;
+
+	set_timeout(p->b, SO_RCVTIMEO, WAIT_MS);
+	assert_returns(pthread_create(&thread, NULL, drip, &d), 0);
+	start = now_ms();
+	long got = recv(p->b, buffer, sizeof(buffer), MSG_WAITALL);
+	assert_that(got >= 1 && got < (long)sizeof(buffer));
+	check_took(start, WAIT_MS);
+	d.enough = true;
+	pthread_join(thread, NULL);
+	for (; got < d.sent; got++)
+		recv_text(p->b, "x");
+}
+
 static void receive_in_time(void **state)
 {
 	struct pair *p = *state;
@@ -256,6 +295,7 @@ static void low_water_short(void **state)
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(receive_times_out),
     TEST_SETTLED(waitall_times_out),
+    TEST_SETTLED(waitall_times_out_in_pieces),
     TEST_SETTLED(receive_in_time),
     TEST_SETTLED(set_while_blocked),
     TEST_SETTLED(option_reads_back),
