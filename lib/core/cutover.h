@@ -70,6 +70,8 @@ bool cutover_rx_has_ended(const struct rlm_bound *b);
 bool cutover_rx_is_complete(const struct rlm_bound *b, int fd);
 // rx_lock. FIONREAD: bytes that receives would find now.
 uint64_t cutover_rx_unread(struct rlm_conn *c, struct rlm_bound *b, int fd);
+// rx_lock. SIOCATMARK: the next byte comes from TCP, which is at the mark; frames do not count.
+bool cutover_rx_at_mark(struct rlm_conn *c, struct rlm_bound *b, int fd);
 // rx_lock. Looks at TCP while on the ring: eats frames, notices the end. true: something changed, ask cutover_rx() again.
 bool cutover_rx_look_at_tcp(struct rlm_bound *b, int fd);
 

@@ -470,6 +470,15 @@ uint64_t cutover_rx_unread(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	}
 }
 
+bool cutover_rx_at_mark(struct rlm_conn *c, struct rlm_bound *b, int fd)
+{
+	uint64_t available;
+	int at = 0;
+
+	cutover_rx(c, b, fd, &available);
+	return !available && !stash_left(b) && sys_ioctl(fd, SIOCATMARK, &at) == 0 && at;
+}
+
 bool cutover_rx_ended(struct rlm_bound *b, int fd)
 {
 	if (b->rx_state != RX_READY || !round_has_begun(b) || round_is_void(b))

@@ -241,8 +241,8 @@ RLM_EXPORT int ioctl(int fd, unsigned long request, ...)
 		*(int *)arg = stream_unread(c, fd, *(const int *)arg);
 	else if (r >= 0 && request == SIOCOUTQ && c)
 		*(int *)arg = stream_unsent(c, *(const int *)arg);
-	else if (r >= 0 && request == SIOCATMARK && c && *(const int *)arg)
-		*(int *)arg = !stream_unread(c, fd, 0); // not while bytes of the ring come before it
+	else if (r >= 0 && request == SIOCATMARK && c)
+		*(int *)arg = stream_at_mark(c, fd, *(const int *)arg);
 	return r;
 }
 

@@ -148,6 +148,8 @@ void stream_option_set(struct rlm_conn *c, int fd, int level, int name);
 int stream_error(struct rlm_conn *c);
 // FIONREAD: payload bytes that a receive would find. kernel: what the kernel said.
 int stream_unread(struct rlm_conn *c, int fd, int kernel);
+// SIOCATMARK. kernel: what the kernel said.
+int stream_at_mark(struct rlm_conn *c, int fd, int kernel);
 // SIOCOUTQ: bytes sent that have not arrived. kernel: what the kernel said.
 int stream_unsent(struct rlm_conn *c, int kernel);
 

@@ -425,6 +425,18 @@ int stream_unread(struct rlm_conn *c, int fd, int kernel)
 	return n > INT_MAX ? INT_MAX : (int)n;
 }
 
+int stream_at_mark(struct rlm_conn *c, int fd, int kernel)
+{
+	struct rlm_bound *b;
+	int at;
+
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	at = b && !cutover_is_lost(b) ? cutover_rx_at_mark(c, b, fd) : kernel;
+	rlm_lock_drop(&c->rx_lock);
+	return at;
+}
+
 // Most of the ring stands for the peer's receive buffer, where TCP counts bytes as arrived; the rest for our send buffer.
 int stream_unsent(struct rlm_conn *c, int kernel)
 {

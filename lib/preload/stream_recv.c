@@ -2,6 +2,9 @@
 // Receiving on a connection that may be bound to a ring.
 #include "stream_internal.h"
 
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+
 // Waking the sender is checked each time `tail` passes a quarter of the ring: a sender waits only when the ring is full, so at
 // least three such points lie ahead of it.
 static bool passes_quarter(const struct rlm_ring *r, uint64_t from, uint64_t to)
@@ -202,14 +205,18 @@ static void abandoned(void *arg)
 	leave_kernel(r->c);
 }
 
-// Counted in rx_inflight. A further sleep of a MSG_WAITALL has what is left of SO_RCVTIMEO, which the kernel would give it anew.
+// Counted in rx_inflight. For a call that has bytes already, the kernel would begin anew: with a whole SO_RCVTIMEO, and beyond the mark of urgent
+// data, where every receive ends.
 static int64_t recv_in_kernel(struct receive *r)
 {
 	struct pollfd p = {.fd = r->fd, .events = POLLIN | POLLRDHUP};
 	struct timespec left;
 	uint64_t timeout;
+	int at_mark = 0;
 	int64_t n;
 
+	if (r->done && sys_ioctl(r->fd, SIOCATMARK, &at_mark) == 0 && at_mark)
+		return -EAGAIN;
 	if (!r->done || conn_is_nonblock(r->c, r->flags))
 		return kernel_recv(r->fd, &r->at, r->flags);
 	timeout = r->deadline.set ? 0 : stream_timeout_ns(r->fd, SO_RCVTIMEO);

@@ -37,6 +37,34 @@ static void out_of_line(void **state)
 	assert_returns(at_mark(p->b), 0);
 }
 
+// A receive that takes just what lies before the mark, and one that waits for more than that.
+static void stops_at_the_mark(void **state)
+{
+	struct pair *p = *state;
+	char byte, buffer[8];
+
+	send_text(p->a, "abc");
+	assert_returns(send(p->a, "!", 1, MSG_OOB), 1);
+	send_text(p->a, "def");
+	wait_urgent(p->b);
+	assert_returns(at_mark(p->b), 0);
+	assert_returns(recv(p->b, buffer, 3, 0), 3);
+	assert_bytes(buffer, "abc", 3);
+	assert_returns(at_mark(p->b), 1);
+	assert_returns(recv(p->b, &byte, 1, MSG_OOB), 1);
+	assert_returns(at_mark(p->b), 1);
+	recv_text(p->b, "def");
+	send_text(p->a, "ghi");
+	assert_returns(send(p->a, "!", 1, MSG_OOB), 1);
+	send_text(p->a, "jkl");
+	wait_urgent(p->b);
+	assert_returns(recv(p->b, buffer, 8, MSG_WAITALL), 3);
+	assert_bytes(buffer, "ghi", 3);
+	assert_returns(at_mark(p->b), 1);
+	assert_returns(recv(p->b, buffer, 3, MSG_WAITALL), 3);
+	assert_bytes(buffer, "jkl", 3);
+}
+
 static void in_line(void **state)
 {
 	struct pair *p = *state;
@@ -142,6 +170,7 @@ static void large_stream_with_urgent_bytes(void **state)
 // clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(out_of_line),
+    TEST_SETTLED(stops_at_the_mark),
     TEST_SETTLED(in_line),
     TEST_SETTLED(mark_moves),
     TEST_SETTLED(both_directions),
