@@ -62,12 +62,7 @@ static void adopt(int fd, uint32_t value, bool active)
 void hook_bar_all(void)
 {
 	atomic_store_explicit(&all_barred, true, memory_order_relaxed);
-	for (int fd = 0; fd <= fd_highest(); fd++) {
-		struct rlm_conn *c = fd_conn(fd);
-
-		if (c)
-			stream_to_kernel(c, fd, RLM_WHY_OPTION);
-	}
+	stream_all_to_kernel(RLM_WHY_OPTION, false);
 }
 
 RLM_EXPORT int socket(int domain, int type, int protocol)

@@ -156,16 +156,7 @@ void stream_fork_child(void)
 
 void stream_before_exec(void)
 {
-	for (int fd = 0; fd <= fd_highest(); fd++) {
-		struct rlm_conn *c = fd_conn(fd);
-		long flags;
-
-		if (!c)
-			continue;
-		flags = sys_fcntl(fd, F_GETFD, 0);
-		if (flags >= 0 && !(flags & FD_CLOEXEC))
-			stream_to_kernel(c, fd, RLM_WHY_SHARED);
-	}
+	stream_all_to_kernel(RLM_WHY_SHARED, true);
 }
 
 #define EXIT_PATIENCE 100 // milliseconds; who holds a lock for longer may be a thread that a signal handler of this one interrupted

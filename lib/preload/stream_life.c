@@ -509,7 +509,7 @@ bool stream_detach(struct rlm_conn *c, int fd)
 
 #define LEAVE_TIMEOUT_MS 2000
 
-int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
+static int to_kernel(struct rlm_conn *c, int fd, enum rlm_why why, bool leftover)
 {
 	const struct timespec moment = {.tv_nsec = 200000};
 	uint32_t flags = atomic_fetch_or_explicit(&c->flags, RLM_CONN_BARRED, memory_order_seq_cst);
@@ -529,7 +529,7 @@ int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
 	rlm_lock_drop(&c->rx_lock);
 	rlm_lock_drop(&c->tx_lock);
 	for (int i = 0; i < LEAVE_TIMEOUT_MS * 5; i++) {
-		if (is_plain(c, fd, why == RLM_WHY_OPTION)) {
+		if (is_plain(c, fd, leftover)) {
 			stream_detach(c, fd);
 			return 0;
 		}
@@ -539,4 +539,44 @@ int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
 	}
 	log_warn("fd %d: the peer did not take the connection back to TCP in time", fd);
 	return -EBUSY;
+}
+
+int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
+{
+	return to_kernel(c, fd, why, why == RLM_WHY_OPTION);
+}
+
+// The other end may be ours as well: what is unread here must be asked back before that one leaves the ring by itself.
+static void ask_back(struct rlm_conn *c)
+{
+	struct rlm_bound *b;
+
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (b && !cutover_is_lost(b))
+		cutover_rx_ask(b);
+	rlm_lock_drop(&c->rx_lock);
+}
+
+static bool is_kept(int fd)
+{
+	long flags = sys_fcntl(fd, F_GETFD, 0);
+
+	return flags >= 0 && !(flags & FD_CLOEXEC);
+}
+
+void stream_all_to_kernel(enum rlm_why why, bool kept_only)
+{
+	for (int leaving = 0; leaving < 2; leaving++) {
+		for (int fd = 0; fd <= fd_highest(); fd++) {
+			struct rlm_conn *c = fd_conn(fd);
+
+			if (!c || (kept_only && !is_kept(fd)))
+				continue;
+			if (leaving)
+				to_kernel(c, fd, why, false);
+			else if (stream_bound(c))
+				ask_back(c);
+		}
+	}
 }
