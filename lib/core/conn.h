@@ -129,6 +129,7 @@ struct rlm_bound {
 	uint64_t idle_head;            // head at the helper's last look
 	_Atomic uint32_t tx_blocked;   // sends that found too little room and did not wait
 	uint8_t tx_punched;            // the idle ring's memory went back to the system
+	struct rlm_habit tx_habit;     // of tx_lock
 
 	// receiving
 	_Alignas(RLM_CACHELINE) struct rlm_ring rx;
@@ -151,6 +152,7 @@ struct rlm_bound {
 	uint64_t back_at, back_to; // ring bytes of a round that was taken back: they come again on TCP, and if the sender dies first, from here
 	uint64_t back_base;        // TCP bytes before them
 	uint64_t rx_timeout_ns; // SO_RCVTIMEO, 0 = none
+	struct rlm_habit rx_habit; // of rx_lock
 
 	// sleeping
 	_Alignas(RLM_CACHELINE) struct rlm_lock wait_lock;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Slow paths of the family lock: contention, and owners that died.
+// Slow paths of the family lock: keeping, contention, and owners that died.
 #include "lock.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/membarrier.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -44,19 +46,170 @@ static bool owner_is_gone(uint32_t word)
 	return tid && (sys_call2(SYS_kill, tid, 0) == -ESRCH || is_zombie(tid));
 }
 
+// --- keeping ---
+
+#define KEEPERS 256u
+#define HABIT_MIN 32u
+#define HABIT_MAX 4096u
+
+__thread struct rlm_keeper *rlm_self_keeper;
+
+static struct rlm_keeper keepers[KEEPERS]; // by thread id
+static bool has_barrier;
+static _Atomic bool may_keep;
+
+void rlm_lock_init(void)
+{
+	has_barrier = sys_call3(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+	may_keep = has_barrier;
+}
+
+void rlm_lock_barrier(void)
+{
+	if (has_barrier)
+		sys_call3(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+}
+
+void rlm_lock_stop_keeping(void)
+{
+	may_keep = false;
+	rlm_lock_barrier();
+}
+
+void rlm_lock_fork_child(void)
+{
+	rlm_self_tid = 0;
+	rlm_self_keeper = NULL;
+	for (uint32_t i = 0; i < KEEPERS; i++)
+		if (keepers[i].tid)
+			memset(&keepers[i], 0, sizeof(keepers[i]));
+	if (may_keep)
+		rlm_lock_init();
+}
+
+// The calling thread's, unless a living thread has its place.
+static struct rlm_keeper *keeper_claim(uint32_t tid)
+{
+	struct rlm_keeper *k = &keepers[tid % KEEPERS];
+	uint32_t owner = atomic_load_explicit(&k->tid, memory_order_relaxed);
+
+	if (owner != tid && ((owner && !owner_is_gone(owner)) || !atomic_compare_exchange_strong(&k->tid, &owner, tid)))
+		return NULL;
+	rlm_self_keeper = k;
+	return k;
+}
+
+bool rlm_habit_pays(struct rlm_habit *h)
+{
+	if (h->kept || h->wanted < HABIT_MIN) {
+		h->wanted = (uint16_t)(h->wanted < HABIT_MIN ? HABIT_MIN : h->wanted < HABIT_MAX ? h->wanted * 2 : HABIT_MAX);
+		h->streak = 0;
+		h->kept = false; // it was taken away
+	}
+	if (h->tid != rlm_tid()) {
+		h->tid = rlm_tid();
+		h->streak = 0;
+	}
+	return ++h->streak >= h->wanted && atomic_load_explicit(&may_keep, memory_order_relaxed);
+}
+
+void rlm_lock_keep(struct rlm_lock *lock, struct rlm_habit *h)
+{
+	uint32_t word = rlm_tid();
+
+	h->streak = 0;
+	if (rlm_self_keeper || keeper_claim(word)) {
+		h->kept = true;
+		if (atomic_compare_exchange_strong_explicit(&lock->word, &word, word | RLM_LOCK_KEPT, memory_order_release,
+							    memory_order_relaxed)) {
+			rlm_guard_leave();
+			return;
+		}
+		h->kept = false; // somebody waits for it
+	}
+	rlm_lock_drop(lock);
+}
+
+static bool is_in(const struct rlm_keeper *k, const struct rlm_lock *lock)
+{
+	for (int i = 0; i < RLM_KEEPER_LOCKS; i++)
+		if (atomic_load_explicit(&k->in[i], memory_order_acquire) == lock) // pairs with rlm_lock_step_out()
+			return true;
+	return false;
+}
+
+// From its keeper, as `word` says. false: look again.
+static bool take_away(struct rlm_lock *lock, uint32_t word, uint32_t tid)
+{
+	struct rlm_keeper *k = &keepers[(word & ~RLM_LOCK_KEPT) % KEEPERS];
+	uint32_t outs;
+
+	if (!atomic_compare_exchange_strong_explicit(&lock->word, &word, tid | RLM_LOCK_WAITERS, memory_order_acquire,
+						     memory_order_relaxed))
+		return false;
+	rlm_lock_barrier();
+	for (int i = 0;; i++) {
+		outs = atomic_load_explicit(&k->outs, memory_order_acquire);
+		if (!is_in(k, lock))
+			return true;
+		if (i < 100)
+			sys_pause();
+		else
+			sys_futex_wait(&k->outs, outs, NULL);
+	}
+}
+
+void rlm_lock_step_out_slow(struct rlm_keeper *self)
+{
+	atomic_fetch_add_explicit(&self->outs, 1, memory_order_release);
+	sys_futex_wake(&self->outs, INT_MAX);
+}
+
+// One who is in may be in for ever, if an instruction in there raised a signal.
+bool rlm_lock_try_kept(struct rlm_lock *lock)
+{
+	uint32_t word = atomic_load_explicit(&lock->word, memory_order_relaxed);
+
+	return word & RLM_LOCK_KEPT && !is_in(&keepers[(word & ~RLM_LOCK_KEPT) % KEEPERS], lock) &&
+	       take_away(lock, word, rlm_tid());
+}
+
+void rlm_lock_end_keeping(struct rlm_lock *lock)
+{
+	if (!atomic_load_explicit(&lock->word, memory_order_relaxed))
+		return;
+	rlm_guard_enter();
+	rlm_lock_slow(lock, rlm_tid());
+	rlm_lock_drop(lock);
+}
+
+bool rlm_lock_is_mine(const struct rlm_lock *lock)
+{
+	uint32_t word = atomic_load_explicit(&lock->word, memory_order_relaxed);
+
+	return (word & ~RLM_LOCK_WAITERS) == rlm_tid() || (rlm_self_keeper && is_in(rlm_self_keeper, lock));
+}
+
+// --- contention ---
+
 void rlm_lock_slow(struct rlm_lock *lock, uint32_t tid)
 {
 	const struct timespec patience = {.tv_nsec = 50 * 1000 * 1000};
 	uint32_t word;
 	long r;
 
-	for (int i = 0; i < 100; i++) {
+	for (int i = 0; i < 100 && !(atomic_load_explicit(&lock->word, memory_order_relaxed) & RLM_LOCK_KEPT); i++) {
 		sys_pause();
 		if (rlm_lock_grab(lock))
 			return;
 	}
 	for (;;) {
 		word = atomic_load_explicit(&lock->word, memory_order_relaxed);
+		if (word & RLM_LOCK_KEPT) {
+			if (take_away(lock, word, tid))
+				return;
+			continue;
+		}
 		if (word == 0) {
 			// WAITERS: others may sleep that a plain take would forget.
 			if (atomic_compare_exchange_weak_explicit(&lock->word, &word, tid | RLM_LOCK_WAITERS,

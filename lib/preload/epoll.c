@@ -76,7 +76,7 @@ static uint32_t look(struct item *it, struct ready *r)
 	}
 	if (it->events & EPOLLET)
 		count_arrived(c, it, fd);
-	*r = ready_now(c, fd, asked, kernel > 0 ? (uint32_t)kernel : 0);
+	*r = ready_now(c, fd, it->events, asked, kernel > 0 ? (uint32_t)kernel : 0);
 	it->ask_kernel = r->ask_kernel;
 	shown = r->events & (it->events | ALWAYS) & SHOWN;
 	if (!(it->events & EPOLLET))
@@ -147,7 +147,11 @@ static bool has_moved(struct instance *ep)
 {
 	bool moved;
 
-	if (!ep || (atomic_load_explicit(&ep->inner, memory_order_acquire) < 0 && !ep->nested && !ep->stash_used))
+	if (!ep)
+		return false;
+	if (atomic_load_explicit(&ep->inner, memory_order_acquire) >= 0)
+		return true;
+	if (!ep->nested && !ep->stash_used)
 		return false;
 	rlm_lock_take(&ep->lock);
 	moved = has_moved_locked(ep);
@@ -353,12 +357,27 @@ static bool strip_inner(struct epoll_event *out, int *n)
 	return false;
 }
 
+// One connection that only receives, in small pieces: see wake_hold_back(). Here even if some are there already, because a loop that takes
+// them one by one takes the sender's cache line as often.
+static void hold_back(struct instance *ep)
+{
+	struct item *it = ep->hot ? &ep->items[ep->hot - 1] : NULL;
+	struct rlm_bound *b;
+
+	if (!it || it->next_hot || !(it->events & EPOLLIN) || !wake_may_spin(&ep->spin))
+		return;
+	b = stream_bound(conn_of(it));
+	if (b)
+		wake_hold_back(&b->rx_hold, &b->rx);
+}
+
 static bool spin(struct instance *ep)
 {
-	uint64_t start = sys_ticks(), last = start, now;
+	uint64_t start, last, now;
 
 	if (!ep->hot || !wake_may_spin(&ep->spin))
 		return false;
+	last = start = sys_ticks();
 	for (;;) {
 		for (int round = 0; round < 4; round++) {
 			for (int i = ep->hot; i; i = ep->items[i - 1].next_hot) {
@@ -462,6 +481,14 @@ static int take(const struct waiting *w)
 	return n + complete(ep, w->out + n, k, w->max - n);
 }
 
+static void drop_often(struct instance *ep)
+{
+	if (!rlm_lock_is_kept(&ep->lock) && rlm_habit_pays(&ep->habit))
+		rlm_lock_keep(&ep->lock, &ep->habit);
+	else
+		rlm_lock_drop(&ep->lock);
+}
+
 static void leave(struct instance *ep)
 {
 	if (!ep->sleepers && !ep->outer)
@@ -528,19 +555,21 @@ static int sleep_once(struct waiting *w, bool *timed_out)
 
 static int wait_ours(struct waiting *w)
 {
-	bool timed_out = false;
+	bool timed_out = false, waits = w->forever || w->timeout_ns, first = true;
 	int n;
 
-	for (;;) {
+	for (;; first = false) {
 		rlm_lock_take(&w->ep->lock);
+		if (waits && first)
+			hold_back(w->ep);
 		n = take(w);
-		if (n || timed_out || (!w->forever && !w->timeout_ns)) {
+		if (n || timed_out || !waits) {
 			leave(w->ep);
-			rlm_lock_drop(&w->ep->lock);
+			drop_often(w->ep);
 			return n;
 		}
 		if (!w->ep->sleepers && spin(w->ep)) {
-			rlm_lock_drop(&w->ep->lock);
+			drop_often(w->ep);
 			continue;
 		}
 		helper_ensure();

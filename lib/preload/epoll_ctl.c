@@ -567,6 +567,7 @@ void epoll_stop(void)
 
 		if (!ep)
 			continue;
+		rlm_lock_end_keeping(&ep->lock);
 		rlm_lock_take(&ep->lock);
 		if (!ep->moved && ep->inner >= 0) {
 			fd_close_internal(ep->inner);

@@ -57,7 +57,8 @@ struct item {
 };
 
 struct instance {
-	struct rlm_lock lock;
+	struct rlm_lock lock; // of this process alone, so it may be kept
+	struct rlm_habit habit;
 	_Atomic uint32_t refs;	// descriptors in this process
 	uint32_t moved;	// items in I
 	_Atomic uint32_t sleepers;

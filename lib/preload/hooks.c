@@ -127,3 +127,23 @@ int64_t hook_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcn
 		return recv_nothing(c, fd, flags);
 	return stream_recv(c, fd, p.iov, p.count, flags);
 }
+
+#define ONE_BUFFER (1u << 30)
+
+int64_t hook_send_one(struct rlm_conn *c, int fd, const void *buf, size_t len, int flags)
+{
+	struct iovec iov = {(void *)(uintptr_t)buf, len};
+
+	if (__builtin_expect(flags & ~STREAM_SEND_FLAGS || len - 1 >= ONE_BUFFER, 0))
+		return hook_send(c, fd, &iov, 1, flags);
+	return stream_send_one(c, fd, buf, len, flags);
+}
+
+int64_t hook_recv_one(struct rlm_conn *c, int fd, void *buf, size_t len, int flags)
+{
+	struct iovec iov = {buf, len};
+
+	if (__builtin_expect(flags & ~STREAM_RECV_FLAGS || len - 1 >= ONE_BUFFER, 0))
+		return hook_recv(c, fd, &iov, 1, flags);
+	return stream_recv_one(c, fd, buf, len, flags);
+}

@@ -70,6 +70,9 @@ bool hook_recv_end(struct hook_call *call, const struct iovec *iov, int iovcnt, 
 // Whatever carries the connection, with the kernel's answers to empty and bad vectors. >= 0 or -errno.
 int64_t hook_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags);
 int64_t hook_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags);
+// The same for one buffer.
+int64_t hook_send_one(struct rlm_conn *c, int fd, const void *buf, size_t len, int flags);
+int64_t hook_recv_one(struct rlm_conn *c, int fd, void *buf, size_t len, int flags);
 
 // The kernel refuses such a vector before it looks at the socket: ask it.
 bool hook_vector_is_bad(const struct iovec *iov, uint64_t iovcnt);

@@ -25,7 +25,7 @@ RLM_EXPORT ssize_t read(int fd, void *buf, size_t len)
 		if (hook_recv_end(&call, &iov, 1, &n))
 			return n;
 	}
-	return rlm_result(hook_recv(c, fd, &iov, 1, 0));
+	return rlm_result(hook_recv_one(c, fd, buf, len, 0));
 }
 
 RLM_EXPORT ssize_t __read_chk(int fd, void *buf, size_t len, size_t size)
@@ -38,14 +38,13 @@ RLM_EXPORT ssize_t __read_chk(int fd, void *buf, size_t len, size_t size)
 RLM_EXPORT ssize_t write(int fd, const void *buf, size_t len)
 {
 	struct rlm_conn *c = fd_conn(fd);
-	struct iovec iov = {(void *)(uintptr_t)buf, len};
 	struct hook_call call;
 
 	if (!c)
 		return REAL(write)(fd, buf, len);
 	if (hook_send_begin(&call, c, fd, 0))
 		return hook_send_end(&call, REAL(write)(fd, buf, len));
-	return rlm_result(hook_send(c, fd, &iov, 1, 0));
+	return rlm_result(hook_send_one(c, fd, buf, len, 0));
 }
 
 // Unlike recv(), a read of nothing does not look at the socket.

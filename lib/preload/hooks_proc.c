@@ -155,6 +155,8 @@ void hook_before_sandbox(void)
 	helper_stop();
 	leave_all(); // the helper may have been binding one
 	signals_unwatch();
+	rlm_lock_stop_keeping();
+	stream_end_keeping();
 	epoll_stop();
 }
 

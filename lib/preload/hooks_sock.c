@@ -261,21 +261,19 @@ RLM_EXPORT int getsockopt(int fd, int level, int name, void *restrict value, soc
 RLM_EXPORT ssize_t send(int fd, const void *buf, size_t len, int flags)
 {
 	struct rlm_conn *c = fd_conn(fd);
-	struct iovec iov = {(void *)(uintptr_t)buf, len};
 	struct hook_call call;
 
 	if (!c)
 		return REAL(send)(fd, buf, len, flags);
 	if (hook_send_begin(&call, c, fd, flags))
 		return hook_send_end(&call, REAL(send)(fd, buf, len, flags));
-	return rlm_result(hook_send(c, fd, &iov, 1, flags));
+	return rlm_result(hook_send_one(c, fd, buf, len, flags));
 }
 
 // TCP checks an address and ignores it.
 RLM_EXPORT ssize_t sendto(int fd, const void *buf, size_t len, int flags, __CONST_SOCKADDR_ARG addr, socklen_t addrlen)
 {
 	struct rlm_conn *c = fd_conn(fd);
-	struct iovec iov = {(void *)(uintptr_t)buf, len};
 	struct hook_call call;
 	ssize_t n;
 
@@ -289,7 +287,7 @@ RLM_EXPORT ssize_t sendto(int fd, const void *buf, size_t len, int flags, __CONS
 		return hook_send_end(&call, REAL(sendto)(fd, buf, len, flags, addr.__sockaddr__, addrlen));
 	if (addr.__sockaddr__ && REAL(sendto)(fd, NULL, 0, flags & ~HOOK_SEND_FLAGS, addr.__sockaddr__, addrlen) < 0)
 		return -1;
-	return rlm_result(hook_send(c, fd, &iov, 1, flags));
+	return rlm_result(hook_send_one(c, fd, buf, len, flags));
 }
 
 RLM_EXPORT ssize_t recv(int fd, void *buf, size_t len, int flags)
@@ -306,7 +304,7 @@ RLM_EXPORT ssize_t recv(int fd, void *buf, size_t len, int flags)
 		if (hook_recv_end(&call, &iov, 1, &n))
 			return n;
 	}
-	return rlm_result(hook_recv(c, fd, &iov, 1, flags));
+	return rlm_result(hook_recv_one(c, fd, buf, len, flags));
 }
 
 RLM_EXPORT ssize_t __recv_chk(int fd, void *buf, size_t len, size_t size, int flags)
@@ -344,7 +342,7 @@ RLM_EXPORT ssize_t recvfrom(int fd, void *restrict buf, size_t len, int flags, _
 		if (hook_recv_end(&call, &iov, 1, &n))
 			return n;
 	}
-	return rlm_result(tell_no_address(hook_recv(c, fd, &iov, 1, flags), addr.__sockaddr__, addrlen));
+	return rlm_result(tell_no_address(hook_recv_one(c, fd, buf, len, flags), addr.__sockaddr__, addrlen));
 }
 
 RLM_EXPORT ssize_t __recvfrom_chk(int fd, void *restrict buf, size_t len, size_t size, int flags, __SOCKADDR_ARG addr,

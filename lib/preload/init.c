@@ -70,6 +70,7 @@ __attribute__((constructor)) static void start(void)
 	CPU_ZERO(&cpus);
 	sched_getaffinity(0, sizeof(cpus), &cpus);
 	wake_init((unsigned)CPU_COUNT(&cpus), settings.spin);
+	rlm_lock_init();
 	stream_threshold_calls = settings.offer_calls;
 	stream_threshold_bytes = settings.offer_bytes;
 	if (location_init() < 0 || arena_init(&arena, CONNECTIONS, BINDINGS) < 0)

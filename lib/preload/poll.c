@@ -103,7 +103,7 @@ static int evaluate(struct polling *p)
 		if (e->kind == ENTRY_PLAIN && events && atomic_load_explicit(&e->conn->bound, memory_order_acquire))
 			e->kind = ENTRY_BOUND;
 		if (e->kind == ENTRY_BOUND) {
-			r = ready_now(e->conn, p->fds[i].fd, (uint16_t)p->shadow[i].events, events);
+			r = ready_now(e->conn, p->fds[i].fd, (uint16_t)p->fds[i].events, (uint16_t)p->shadow[i].events, events);
 			e->head = r.head;
 			events = r.events;
 		} else if (e->kind == ENTRY_EPOLL) {

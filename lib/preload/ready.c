@@ -65,7 +65,29 @@ static uint32_t tcp_shows(int fd)
 	return events > 0 ? (uint32_t)events : 0;
 }
 
-struct ready ready_now(struct rlm_conn *c, int fd, uint32_t asked, uint32_t kernel)
+static void look_at_sending(struct rlm_conn *c, int fd, uint32_t asked, uint32_t kernel, struct ready *r)
+{
+	struct rlm_bound *b;
+
+	rlm_lock_take(&c->tx_lock);
+	b = stream_bound(c);
+	if (b && kernel & (EPOLLRDHUP | ALWAYS))
+		stream_stop_sending(b);
+	if (b && tx_on_ring(b)) {
+		if (!(kernel & ALWAYS))
+			r->events &= ~(uint32_t)WRITABLE;
+		if (has_room(b))
+			r->events |= WRITABLE;
+	} else {
+		if (!(asked & WRITABLE))
+			r->events |= (uint32_t)sys_poll_now(fd, WRITABLE) & WRITABLE;
+		r->ask_kernel = true;
+	}
+	r->blocked = b ? atomic_load_explicit(&b->tx_blocked, memory_order_relaxed) : 0;
+	rlm_lock_drop(&c->tx_lock);
+}
+
+struct ready ready_now(struct rlm_conn *c, int fd, uint32_t wanted, uint32_t asked, uint32_t kernel)
 {
 	struct ready r = {.events = kernel, .ask_kernel = true};
 	struct rlm_bound *b;
@@ -94,22 +116,8 @@ struct ready ready_now(struct rlm_conn *c, int fd, uint32_t asked, uint32_t kern
 	r.ask_kernel = b->rx_state != RX_RING;
 	rlm_lock_drop(&c->rx_lock);
 
-	rlm_lock_take(&c->tx_lock);
-	b = stream_bound(c);
-	if (b && kernel & (EPOLLRDHUP | ALWAYS))
-		stream_stop_sending(b);
-	if (b && tx_on_ring(b)) {
-		if (!(kernel & ALWAYS))
-			r.events &= ~(uint32_t)WRITABLE;
-		if (has_room(b))
-			r.events |= WRITABLE;
-	} else {
-		if (!(asked & WRITABLE))
-			r.events |= (uint32_t)sys_poll_now(fd, WRITABLE) & WRITABLE;
-		r.ask_kernel = true;
-	}
-	r.blocked = b ? atomic_load_explicit(&b->tx_blocked, memory_order_relaxed) : 0;
-	rlm_lock_drop(&c->tx_lock);
+	if (wanted & WRITABLE || kernel & (EPOLLRDHUP | ALWAYS))
+		look_at_sending(c, fd, asked, kernel, &r);
 	if (kernel & (EPOLLRDHUP | ALWAYS | EPOLLPRI))
 		r.ask_kernel = true;
 	return r;

@@ -15,8 +15,8 @@ struct ready {
 };
 
 // kernel: what TCP shows of the events in `asked`; what else is needed of it is asked for here. Looks at the rings, eats frames. c need not be
-// bound.
-struct ready ready_now(struct rlm_conn *c, int fd, uint32_t asked, uint32_t kernel);
+// bound. Room for sending is looked for only if it is wanted.
+struct ready ready_now(struct rlm_conn *c, int fd, uint32_t wanted, uint32_t asked, uint32_t kernel);
 // Bytes of the application's that TCP has brought so far, frames excluded. For telling news from none.
 uint64_t ready_arrived(struct rlm_conn *c, int fd);
 // Which events of TCP matter while `wanted` is wanted of the connection.

@@ -17,6 +17,11 @@
 void _pthread_cleanup_push(struct _pthread_cleanup_buffer *buffer, void (*routine)(void *), void *arg);
 void _pthread_cleanup_pop(struct _pthread_cleanup_buffer *buffer, int execute);
 
+// Flags that mean the same to a ring. Others send the connection back to TCP for good.
+#define STREAM_SEND_FLAGS (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE | MSG_EOR | MSG_CONFIRM | MSG_DONTROUTE)
+// Flags that change nothing but whether it waits.
+#define STREAM_RECV_FLAGS (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_CMSG_CLOEXEC)
+
 #define STREAM_AGAIN INT64_MIN // stream_plain_recv_end(): nothing for the caller in it, use stream_recv()
 
 // --- data ---
@@ -119,6 +124,9 @@ static inline int64_t stream_plain_recv_end(struct rlm_conn *c, int fd, const st
 // stream_to_kernel() first).
 int64_t stream_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags);
 int64_t stream_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags);
+// The same for one buffer, not empty, and these flags only.
+int64_t stream_send_one(struct rlm_conn *c, int fd, const void *data, uint64_t n, int flags);
+int64_t stream_recv_one(struct rlm_conn *c, int fd, void *data, uint64_t most, int flags);
 // The same for n bytes of a regular file, as sendfile() does it: from *offset, or its position, which advance.
 // more: it is not the connection that ended it. 0 with `more`: the file has nothing in memory here, the caller must read it.
 int64_t stream_send_file(struct rlm_conn *c, int fd, int file, off64_t *offset, uint64_t n, bool *more);
@@ -157,7 +165,11 @@ int stream_unsent(struct rlm_conn *c, int kernel);
 
 // --- processes ---
 
-extern bool stream_forked; // this process has forked or was forked
+extern _Atomic bool stream_forked; // this process has forked or was forked
+// Under a lock of the connection: no other process of the family has it, nor serves it. It stays so until stream_fork_prepare().
+bool stream_is_ours_alone(const struct rlm_conn *c, const struct rlm_bound *b);
+// Nobody keeps a lock of a connection.
+void stream_end_keeping(void);
 void stream_fork_prepare(void);
 void stream_fork_parent(void);
 void stream_fork_child(void);

@@ -83,7 +83,7 @@ void stream_sweep(unsigned ms)
 
 // --- fork ---
 
-bool stream_forked;
+_Atomic bool stream_forked;
 
 #define ALONE_SWEEP_MS 20
 
@@ -93,6 +93,24 @@ bool stream_is_alone(const struct rlm_conn *c)
 		return true;
 	stream_sweep(ALONE_SWEEP_MS); // the others may have gone
 	return atomic_load_explicit(&c->refs, memory_order_relaxed) == fd_count_of_conn(c);
+}
+
+bool stream_is_ours_alone(const struct rlm_conn *c, const struct rlm_bound *b)
+{
+	return !stream_forked || (arena.place.id && b->owner == arena.place.id &&
+				  atomic_load_explicit(&c->refs, memory_order_relaxed) == 1 && fd_of_conn(c) >= 0);
+}
+
+void stream_end_keeping(void)
+{
+	for (int fd = 0; fd <= fd_highest(); fd++) {
+		struct rlm_conn *c = fd_conn(fd);
+
+		if (!c)
+			continue;
+		rlm_lock_end_keeping(&c->tx_lock);
+		rlm_lock_end_keeping(&c->rx_lock);
+	}
 }
 
 static struct rlm_place child_place; // under the lock of epoll_fork_prepare()
@@ -125,6 +143,7 @@ void stream_fork_prepare(void)
 			stream_to_kernel(c, fd, RLM_WHY_SHARED);
 	}
 	stream_forked = true;
+	rlm_lock_barrier();
 	epoll_fork_prepare();
 	stream_take_place(&child_place);
 	for (int fd = 0; fd <= fd_highest(); fd++) {
@@ -133,6 +152,9 @@ void stream_fork_prepare(void)
 		if (c)
 			family_hold(&arena, &child_place, c);
 	}
+	// The child's membarrier(2) does not reach our threads. Whoever saw the connection as ours alone before this barrier has the lock.
+	rlm_lock_barrier();
+	stream_end_keeping();
 }
 
 void stream_fork_parent(void)
@@ -143,7 +165,7 @@ void stream_fork_parent(void)
 
 void stream_fork_child(void)
 {
-	rlm_self_tid = 0;
+	rlm_lock_fork_child();
 	rlm_guard_fork_child();
 	atomic_store_explicit(&stream_closing, 0, memory_order_relaxed);
 	fd_close_internal(arena.place.fd);

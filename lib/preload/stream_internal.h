@@ -18,6 +18,8 @@
 // bound's value while the helper holds both locks to have the socket named: no connection of ours is there yet.
 #define BOUND_NAMING UINT32_MAX
 
+#define STREAM_PUBLISH_EVERY (64u << 10) // a long copy becomes visible in pieces, so that the receiver can start; a bad buffer spoils one of them
+
 // The binding, or NULL. Caller holds one of the locks, so it does not go away.
 static inline struct rlm_bound *stream_bound(const struct rlm_conn *c)
 {
@@ -31,6 +33,43 @@ static inline bool stream_is_current(const struct rlm_conn *c, int fd)
 {
 	return fd_conn(fd) == c;
 }
+
+// Drops a lock of the connection, which its thread may keep, see lock.h: as long as no other process of the family can take it.
+static inline void stream_drop_often(const struct rlm_conn *c, const struct rlm_bound *b, struct rlm_lock *lock, struct rlm_habit *habit)
+{
+	if (!rlm_lock_is_kept(lock) && rlm_habit_pays(habit) && stream_is_ours_alone(c, b))
+		rlm_lock_keep(lock, habit);
+	else
+		rlm_lock_drop(lock);
+}
+
+// rx_lock. The caller has n bytes of the ring from `tail` on. Waking the sender is checked each time the tail passes a quarter of the
+// ring: a sender waits only when the ring is full, so at least three such points lie ahead of it.
+static inline void stream_took(struct rlm_conn *c, struct rlm_bound *b, uint64_t tail, uint64_t n)
+{
+	uint64_t quarter = b->rx.size / 4;
+
+	ring_free(&b->rx, tail + n);
+	stat_add(&conn_stat(&arena, c)->rx_bytes_ring, n);
+	if ((tail ^ (tail + n)) & ~(quarter - 1)) {
+		atomic_thread_fence(memory_order_seq_cst); // pairs with wake_listen()
+		wake_sender(b);
+	}
+}
+
+// tx_lock. What a call returns that put n bytes into the ring.
+int64_t stream_sent_to_left(struct rlm_conn *c, struct rlm_bound *b, int fd, int flags, int64_t n);
+
+static inline int64_t stream_sent(struct rlm_conn *c, struct rlm_bound *b, int fd, int flags, int64_t n)
+{
+	if (__builtin_expect(!atomic_load_explicit(&b->tx_fast, memory_order_relaxed) && cutover_tx_peer_left(b), 0))
+		return stream_sent_to_left(c, b, fd, flags, n);
+	return n;
+}
+
+// As stream_send() and stream_recv(), for one buffer, with the direction's lock, which they release.
+int64_t stream_send_locked(struct rlm_conn *c, int fd, const void *data, uint64_t n, int flags);
+int64_t stream_recv_locked(struct rlm_conn *c, int fd, void *data, uint64_t most, int flags);
 
 // Where in an iovec array the next byte goes.
 struct cursor {

@@ -5,15 +5,6 @@
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 
-// Waking the sender is checked each time `tail` passes a quarter of the ring: a sender waits only when the ring is full, so at
-// least three such points lie ahead of it.
-static bool passes_quarter(const struct rlm_ring *r, uint64_t from, uint64_t to)
-{
-	uint64_t quarter = r->size / 4;
-
-	return (from ^ to) & ~(quarter - 1);
-}
-
 static int64_t kernel_recv(int fd, const struct cursor *at, int flags)
 {
 	struct iovec scratch[64];
@@ -151,12 +142,7 @@ static int64_t ring_recv(struct receive *r, struct rlm_bound *b, uint64_t availa
 		return error;
 	if (r->flags & MSG_PEEK)
 		return (int64_t)done;
-	ring_free(ring, start + done);
-	stat_add(&conn_stat(&arena, r->c)->rx_bytes_ring, done);
-	if (passes_quarter(ring, start, start + done)) {
-		atomic_thread_fence(memory_order_seq_cst); // pairs with wake_listen()
-		wake_sender(b);
-	}
+	stream_took(r->c, b, start, done);
 	return (int64_t)done;
 }
 
@@ -390,7 +376,7 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 		if (__builtin_expect(n == -ECONNRESET, 0))
 			return break_off(r, b);
 		way = cutover_rx_has_ended(b) ? RX_WAY_LIMIT : RX_WAY_RING;
-		rlm_lock_drop(&c->rx_lock);
+		stream_drop_often(c, b, &c->rx_lock, &b->rx_habit);
 		if (__builtin_expect(n < 0, 0))
 			return finish(r, n);
 		return r->total == 0 ? 0 : got(r, (uint64_t)n, way == RX_WAY_LIMIT);
@@ -420,7 +406,8 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 	return n <= 0 ? finish(r, n) : got(r, (uint64_t)n, true);
 }
 
-static int64_t receive(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
+// locked: rx_lock is held.
+static int64_t receive(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags, bool locked)
 {
 	struct receive r = {.c = c, .fd = fd, .flags = flags, .at = {iov, iovcnt, 0}, .total = iov_total(iov, iovcnt)};
 	struct rlm_bound *b;
@@ -430,7 +417,9 @@ static int64_t receive(struct rlm_conn *c, int fd, const struct iovec *iov, int 
 		clock_gettime(CLOCK_MONOTONIC, &r.deadline.at);
 	do {
 		stay_user(&r);
-		rlm_lock_take(&c->rx_lock);
+		if (!locked)
+			rlm_lock_take(&c->rx_lock);
+		locked = false;
 		b = stream_bound(c);
 		if (r.user)
 			r.fd = stream_fd(c, r.fd);
@@ -451,7 +440,7 @@ static __attribute__((noinline)) int64_t waste(struct rlm_conn *c, int fd, uint6
 	uint8_t buffer[4096];
 	struct iovec iov = {buffer, n < sizeof(buffer) ? (size_t)n : sizeof(buffer)};
 
-	return receive(c, fd, &iov, 1, flags & ~MSG_TRUNC);
+	return receive(c, fd, &iov, 1, flags & ~MSG_TRUNC, false);
 }
 
 // A peek that waits for all of it. The kernel could not be woken out of one when the connection is promoted meanwhile, so this looks
@@ -462,7 +451,7 @@ static int64_t peek_all(struct rlm_conn *c, int fd, const struct iovec *iov, int
 	int64_t n, last = -1;
 
 	for (int same = 0;; same++) {
-		n = receive(c, fd, iov, iovcnt, flags & ~MSG_WAITALL);
+		n = receive(c, fd, iov, iovcnt, flags & ~MSG_WAITALL, false);
 		if (n <= 0 || (uint64_t)n >= iov_total(iov, iovcnt) || flags & MSG_DONTWAIT)
 			return n;
 		if (sys_poll_now(stream_fd(c, fd), POLLRDHUP) > 0 && n == last)
@@ -483,5 +472,12 @@ int64_t stream_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iov
 		return waste(c, fd, iov_total(iov, iovcnt), flags);
 	if (__builtin_expect((flags & (MSG_PEEK | MSG_WAITALL)) == (MSG_PEEK | MSG_WAITALL), 0))
 		return peek_all(c, fd, iov, iovcnt, flags);
-	return receive(c, fd, iov, iovcnt, flags);
+	return receive(c, fd, iov, iovcnt, flags, false);
+}
+
+int64_t stream_recv_locked(struct rlm_conn *c, int fd, void *data, uint64_t most, int flags)
+{
+	struct iovec iov = {data, most};
+
+	return receive(c, fd, &iov, 1, flags, true);
 }

@@ -2,11 +2,7 @@
 // Sending on a connection that may be bound to a ring.
 #include "stream_internal.h"
 
-// Flags that mean the same to a ring. Others send the connection back to TCP for good.
-#define RING_FLAGS (MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE | MSG_EOR | MSG_CONFIRM | MSG_DONTROUTE)
-#define PUBLISH_EVERY (64u << 10) // a long copy becomes visible in pieces, so that the receiver can start; a bad buffer spoils one of them
-
-#define FILE_PLAIN (1u << 20)     // what the kernel sends of a file before the connection is looked at again
+#define FILE_PLAIN (1u << 20) // what the kernel sends of a file before the connection is looked at again
 
 // What is to be sent: an array of buffers, or a file from its position or *offset on.
 struct load {
@@ -137,8 +133,8 @@ static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct load *l
 			return -1;
 		if (room == 0)
 			break;
-		if (room > PUBLISH_EVERY)
-			room = PUBLISH_EVERY;
+		if (room > STREAM_PUBLISH_EVERY)
+			room = STREAM_PUBLISH_EVERY;
 		if (room > most - done)
 			room = most - done;
 		n = put_next(r, head, load, room);
@@ -150,7 +146,7 @@ static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct load *l
 		head += n;
 		done += n;
 		unpublished += n;
-		if (unpublished >= PUBLISH_EVERY && done < most) {
+		if (unpublished >= STREAM_PUBLISH_EVERY && done < most) {
 			ring_publish(r, head);
 			unpublished = 0;
 		}
@@ -192,7 +188,7 @@ static int64_t forbidden_flags(struct rlm_conn *c, int fd, struct load *load, ui
 
 // tx_lock. The bytes were put into the ring of a receiver who has closed. TCP may know: then its answer is that of this call. Else they are
 // the first that a closed receiver is sent, and the END makes its kernel answer.
-static int64_t sent_too_late(struct rlm_conn *c, struct rlm_bound *b, int fd, int flags, int64_t done)
+int64_t stream_sent_to_left(struct rlm_conn *c, struct rlm_bound *b, int fd, int flags, int64_t done)
 {
 	if (sys_poll_now(fd, 0) & (POLLERR | POLLHUP)) {
 		long r = sys_send(fd, NULL, 0, flags);
@@ -213,7 +209,8 @@ static void be_user(struct rlm_conn *c, bool *user)
 	*user = true;
 }
 
-static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t total, int flags, bool *user)
+// locked: tx_lock is held, and the flags are known to be harmless.
+static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t total, int flags, bool *user, bool locked)
 {
 	struct deadline deadline = {0};
 	uint64_t done = 0;
@@ -221,10 +218,11 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 	enum tx_way way;
 	int64_t n;
 
-	if (__builtin_expect(flags & ~RING_FLAGS, 0))
+	if (__builtin_expect(flags & ~STREAM_SEND_FLAGS, 0))
 		return forbidden_flags(c, fd, load, total, flags);
-	for (;;) {
-		rlm_lock_take(&c->tx_lock);
+	for (;; locked = false) {
+		if (!locked)
+			rlm_lock_take(&c->tx_lock);
 		b = stream_bound(c);
 		if (*user)
 			fd = stream_fd(c, fd);
@@ -269,9 +267,8 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 				return done ? (int64_t)done : load->error;
 			}
 			if (done == total || load->more) {
-				if (!atomic_load_explicit(&b->tx_fast, memory_order_relaxed) && cutover_tx_peer_left(b))
-					done = (uint64_t)sent_too_late(c, b, fd, flags, (int64_t)done);
-				rlm_lock_drop(&c->tx_lock);
+				done = (uint64_t)stream_sent(c, b, fd, flags, (int64_t)done);
+				stream_drop_often(c, b, &c->tx_lock, &b->tx_habit);
 				return (int64_t)done;
 			}
 			if (conn_is_nonblock(c, flags)) {
@@ -315,10 +312,10 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 	}
 }
 
-static int64_t send_load(struct rlm_conn *c, int fd, struct load *load, uint64_t total, int flags)
+static int64_t send_load(struct rlm_conn *c, int fd, struct load *load, uint64_t total, int flags, bool locked)
 {
 	bool user = false;
-	int64_t n = send_all(c, fd, load, total, flags, &user);
+	int64_t n = send_all(c, fd, load, total, flags, &user, locked);
 
 	if (user)
 		stream_leave(c);
@@ -337,13 +334,21 @@ int64_t stream_send(struct rlm_conn *c, int fd, const struct iovec *iov, int iov
 {
 	struct load load = {.at = {iov, iovcnt, 0}, .file = -1};
 
-	return send_load(c, fd, &load, iov_total(iov, iovcnt), flags);
+	return send_load(c, fd, &load, iov_total(iov, iovcnt), flags, false);
+}
+
+int64_t stream_send_locked(struct rlm_conn *c, int fd, const void *data, uint64_t n, int flags)
+{
+	struct iovec iov = {(void *)(uintptr_t)data, n};
+	struct load load = {.at = {&iov, 1, 0}, .file = -1};
+
+	return send_load(c, fd, &load, n, flags, true);
 }
 
 int64_t stream_send_file(struct rlm_conn *c, int fd, int file, off64_t *offset, uint64_t n, bool *more)
 {
 	struct load load = {.file = file, .offset = offset};
-	int64_t sent = send_load(c, fd, &load, n, 0);
+	int64_t sent = send_load(c, fd, &load, n, 0, false);
 
 	*more = load.more;
 	return sent;

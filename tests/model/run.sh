@@ -40,6 +40,10 @@ variants() {
 	for v in BELL_AFTER_CHECK BELL_ONLY HELPER_SILENT LISTEN_AFTER_CHECK NO_FENCE_PUBLISHER NO_FENCE_WAITER NO_SEQUENCE SLEEP_AGAIN; do
 		echo "wakeup  wrong -DBLOCKED=1 -DPOLLING=0 -DITEMS=3 -DBROKEN_$v"
 	done
+	echo "lock    pass"
+	for v in $(grep -o 'BROKEN_[A-Z_]*' lock.pml | sort -u); do
+		echo "lock    wrong -D$v"
+	done
 	if [ "${1:-}" = full ]; then
 		echo "cutover pass  -DREADERS=2"
 		echo "cutover pass  -DREADERS=2 -DBYTES=3 -DCAP=3"
