@@ -76,6 +76,8 @@ struct rlm_spin {
 	_Atomic uint16_t wanted; // how many of them bring the budget back
 };
 
+#define RLM_TCP_QUIET (1ull << 32)
+
 struct rlm_hold {
 	uint64_t tail; // ours at the last wait
 	uint64_t head; // ours: if it moved we have sent since, and the peer may be answering
@@ -157,6 +159,7 @@ struct rlm_bound {
 	// sleeping
 	_Alignas(RLM_CACHELINE) struct rlm_lock wait_lock;
 	uint32_t waiters[4];       // per bit of rlm_slot_shared.waiting
+	_Atomic uint64_t tcp_quiet; // conn->events | RLM_TCP_QUIET when poll() last saw that TCP has nothing to tell
 	struct rlm_hold rx_hold;   // see wake.h
 	struct rlm_spin rx_spin;   // see wake.h
 	struct rlm_spin tx_spin;

@@ -29,6 +29,7 @@ struct entry {
 	struct rlm_conn *conn;
 	struct rlm_bound *listening;
 	uint64_t head;
+	uint32_t events; // conn's event count before the kernel was asked
 	uint8_t kind;  // enum entry_kind
 	bool sleeping; // conn is told that we are in the kernel
 };
@@ -80,6 +81,7 @@ static void make_shadow(struct polling *p)
 		if (p->entries[i].kind == ENTRY_BOUND) {
 			uint32_t wanted = (uint16_t)p->fds[i].events;
 
+			p->entries[i].events = ready_events(p->entries[i].conn);
 			if (wanted & (EPOLLIN | EPOLLRDNORM))
 				wanted |= EPOLLIN; // frames come this way too
 			p->shadow[i].events = (short)ready_kernel_mask(p->entries[i].conn, wanted);
@@ -100,9 +102,12 @@ static int evaluate(struct polling *p)
 		struct ready r;
 
 		// Bound while we slept: what the kernel shows may be a frame.
-		if (e->kind == ENTRY_PLAIN && events && atomic_load_explicit(&e->conn->bound, memory_order_acquire))
+		if (e->kind == ENTRY_PLAIN && events && atomic_load_explicit(&e->conn->bound, memory_order_acquire)) {
+			e->events = ready_events(e->conn);
 			e->kind = ENTRY_BOUND;
+		}
 		if (e->kind == ENTRY_BOUND) {
+			ready_note_kernel(e->conn, e->events, (uint16_t)p->shadow[i].events, events);
 			r = ready_now(e->conn, p->fds[i].fd, (uint16_t)p->fds[i].events, (uint16_t)p->shadow[i].events, events);
 			e->head = r.head;
 			events = r.events;
@@ -110,6 +115,30 @@ static int evaluate(struct polling *p)
 			events = epoll_is_ready(p->fds[i].fd) ? POLLIN | POLLRDNORM : 0;
 		}
 		p->fds[i].revents = (short)(events & wanted);
+		count += p->fds[i].revents != 0;
+	}
+	return count;
+}
+
+// All of the set is on rings, and TCP had nothing to tell: the answer without a system call. -1: the kernel has to be asked. What TCP has to
+// tell since, the helper thread counts a moment later: so this is for calls that would wait, or have something.
+static int evaluate_rings(struct polling *p)
+{
+	int count = 0;
+
+	for (nfds_t i = 0; i < p->n; i++)
+		if (p->fds[i].fd >= 0 && (p->entries[i].kind != ENTRY_BOUND ||
+					  !ready_needs_no_kernel(p->entries[i].conn, (uint16_t)p->fds[i].events)))
+			return -1;
+	for (nfds_t i = 0; i < p->n; i++) {
+		struct entry *e = &p->entries[i];
+		uint32_t wanted = (uint16_t)p->fds[i].events;
+		struct ready r = {0};
+
+		if (p->fds[i].fd >= 0)
+			r = ready_now(e->conn, p->fds[i].fd, wanted, UINT16_MAX, 0);
+		e->head = r.head;
+		p->fds[i].revents = (short)(r.events & (wanted | POLLERR | POLLHUP | POLLNVAL));
 		count += p->fds[i].revents != 0;
 	}
 	return count;
@@ -288,11 +317,14 @@ static int poll_ours(struct polling *p)
 
 	for (;;) {
 		look_up(p);
-		make_shadow(p);
-		n = ask_kernel_now(p);
-		if (n < 0)
-			return n;
-		n = evaluate(p);
+		n = timed_out ? -1 : evaluate_rings(p);
+		if (n < 0 || (n == 0 && !p->forever && !p->deadline.set && !p->timeout_ns)) {
+			make_shadow(p);
+			n = ask_kernel_now(p);
+			if (n < 0)
+				return n;
+			n = evaluate(p);
+		}
 		if (n || timed_out)
 			return n;
 		if (!p->forever && !p->deadline.set && !p->timeout_ns)

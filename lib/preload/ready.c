@@ -123,6 +123,23 @@ struct ready ready_now(struct rlm_conn *c, int fd, uint32_t wanted, uint32_t ask
 	return r;
 }
 
+void ready_note_kernel(struct rlm_conn *c, uint32_t events, uint32_t asked, uint32_t kernel)
+{
+	struct rlm_bound *b = stream_bound(c);
+
+	if (b && asked & EPOLLIN) // nothing comes to an end without it
+		atomic_store_explicit(&b->tcp_quiet, kernel & ~(uint32_t)WRITABLE ? 0 : RLM_TCP_QUIET | events, memory_order_relaxed);
+}
+
+bool ready_needs_no_kernel(const struct rlm_conn *c, uint32_t wanted)
+{
+	const struct rlm_bound *b = stream_bound(c);
+
+	return b && !(wanted & ~(READABLE | WRITABLE)) && !(atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_TX_SHUT) &&
+	       atomic_load_explicit(&b->tcp_quiet, memory_order_relaxed) == (RLM_TCP_QUIET | ready_events(c)) &&
+	       (!(wanted & WRITABLE) || atomic_load_explicit(&b->tx_fast, memory_order_relaxed));
+}
+
 uint64_t ready_arrived(struct rlm_conn *c, int fd)
 {
 	struct rlm_bound *b;

@@ -14,6 +14,17 @@ struct ready {
 	bool ask_kernel;    // the answer depends on TCP: look at it again next time
 };
 
+// What TCP has to tell: the helper thread counts it in conn->events, a moment later.
+static inline uint32_t ready_events(const struct rlm_conn *c)
+{
+	return atomic_load_explicit(&c->events, memory_order_acquire);
+}
+
+// The kernel was asked for `asked` of a connection; events: as ready_events() said before.
+void ready_note_kernel(struct rlm_conn *c, uint32_t events, uint32_t asked, uint32_t kernel);
+// TCP had nothing to tell then, nothing was counted since, and `wanted` is all on rings: ready_now() can do with nothing in `kernel`.
+bool ready_needs_no_kernel(const struct rlm_conn *c, uint32_t wanted);
+
 // kernel: what TCP shows of the events in `asked`; what else is needed of it is asked for here. Looks at the rings, eats frames. c need not be
 // bound. Room for sending is looked for only if it is wanted.
 struct ready ready_now(struct rlm_conn *c, int fd, uint32_t wanted, uint32_t asked, uint32_t kernel);
