@@ -84,6 +84,7 @@ struct rlmd_broker {
 	struct rlmd_offer *limited;
 	unsigned followers; // clients that want to be told events
 	bool freed;	    // memory or a slot became free: try the limited offers
+	bool failed;	    // the loop was ended because we cannot go on
 	struct rlmd_counters counters;
 	struct rlmd_sums gone; // of processes that are gone
 	char moves_path[128]; // see move.c

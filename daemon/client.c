@@ -290,6 +290,7 @@ void rlmd_client_free(struct rlmd_client *client)
 	HASH_ITER (hh, client->offers, offer, next)
 		rlmd_offer_free(broker, offer);
 	rlmd_move_forget(client);
+	rlmd_xen_prepare_forget(client);
 	rlmd_leaves_forget(client);
 	rlmd_kept_forget(client);
 	rlmd_links_close(broker, client);

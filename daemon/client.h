@@ -16,6 +16,7 @@
 #include "rlm/rlm.h"
 
 struct rlmd_broker;
+struct rlmd_departure;
 struct rlmd_domain;
 struct rlmd_guest;
 struct rlmd_question;
@@ -40,6 +41,7 @@ struct rlmd_client {
 	pid_t pid; // as we see it
 	uid_t uid;
 	char command[32];
+	char state; // of another domain's process, when it was last told to leave a link
 	bool hello;
 	bool doomed;
 	struct rlmd_domain *domain; // of the session's socket; reference
@@ -61,6 +63,7 @@ struct rlmd_client {
 		size_t sent;
 	} reply;
 	struct rlmd_quiesce *quiesce; // that this rlmctl asked for
+	struct rlmd_departure *departure; // the same, of a Xen domain
 	struct rlmd_question *question; // that waits for other domains' answers
 	bool follow; // rlmctl events --follow
 	uint64_t follow_next;

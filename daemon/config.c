@@ -13,7 +13,7 @@
 
 #include "rlm/layout.h"
 
-#define KEYS "group, ring_size, slots, memory_per_link, memory_per_process, memory_total, offers_per_process, idle_time, xen_ring_size, xen_slots"
+#define KEYS "group, ring_size, slots, memory_per_link, memory_per_process, memory_total, offers_per_process, idle_time, xen_ring_size, xen_slots, quiesce_time, save_helper"
 
 #define FILE_MAX (1 << 20)
 #define XEN_DATA_MAX (1u << 20) // what one vchan can carry in one direction
@@ -142,6 +142,26 @@ static int idle_check(cfg_t *cfg, cfg_opt_t *opt)
 	return -1;
 }
 
+static int quiesce_check(cfg_t *cfg, cfg_opt_t *opt)
+{
+	double seconds;
+
+	if (seconds_parse(cfg_opt_getnstr(opt, 0), &seconds) == 0 && seconds >= 0.1 && seconds <= 60)
+		return 0;
+	cfg_error(cfg, "quiesce_time = \"%s\": must be seconds from 0.1 to 60", cfg_opt_getnstr(opt, 0));
+	return -1;
+}
+
+static int helper_check(cfg_t *cfg, cfg_opt_t *opt)
+{
+	const char *path = cfg_opt_getnstr(opt, 0);
+
+	if (path && path[0] == '/' && strlen(path) < sizeof(((struct rlmd_config *)0)->save_helper))
+		return 0;
+	cfg_error(cfg, "save_helper = \"%s\": must be a path from the root", path ? path : "");
+	return -1;
+}
+
 static int domain_check(cfg_t *cfg, cfg_opt_t *opt)
 {
 	for (unsigned i = 0; i < cfg_opt_size(opt); i++) {
@@ -191,7 +211,8 @@ static int group_check(cfg_t *cfg, cfg_opt_t *opt)
 
 void rlmd_config_default(struct rlmd_config *config)
 {
-	*config = (struct rlmd_config){.limits = {.ring_size = 256 << 10,
+	*config = (struct rlmd_config){.quiesce_time = 5,
+				       .limits = {.ring_size = 256 << 10,
 						  .slots = 8,
 						  .memory_per_link = 64 << 20,
 						  .memory_per_process = 256 << 20,
@@ -237,6 +258,16 @@ static void limits_take(struct rlmd_limits *limits, cfg_t *cfg)
 	limits->xen.slots = (uint32_t)number_of(cfg, "xen_slots", limits->xen.slots);
 	if (cfg_getstr(cfg, "idle_time"))
 		seconds_parse(cfg_getstr(cfg, "idle_time"), &limits->idle_time);
+}
+
+static void moves_take(struct rlmd_config *config, cfg_t *cfg)
+{
+	const char *time = cfg_getstr(cfg, "quiesce_time"), *helper = cfg_getstr(cfg, "save_helper");
+
+	if (time)
+		seconds_parse(time, &config->quiesce_time);
+	if (helper)
+		snprintf(config->save_helper, sizeof(config->save_helper), "%s", helper);
 }
 
 static int groups_take(struct rlmd_groups *groups, cfg_t *cfg)
@@ -345,6 +376,8 @@ static cfg_t *parser_new(void)
 				   CFG_STR("memory_total", NULL, CFGF_NONE),
 				   CFG_STR("offers_per_process", NULL, CFGF_NONE),
 				   CFG_STR("idle_time", NULL, CFGF_NONE),
+				   CFG_STR("quiesce_time", NULL, CFGF_NONE),
+				   CFG_STR("save_helper", NULL, CFGF_NONE),
 				   CFG_STR("xen_ring_size", NULL, CFGF_NONE),
 				   CFG_STR("xen_slots", NULL, CFGF_NONE),
 				   CFG_END()};
@@ -362,6 +395,8 @@ static cfg_t *parser_new(void)
 	cfg_set_validate_func(cfg, "memory_total", memory_check);
 	cfg_set_validate_func(cfg, "offers_per_process", offers_check);
 	cfg_set_validate_func(cfg, "idle_time", idle_check);
+	cfg_set_validate_func(cfg, "quiesce_time", quiesce_check);
+	cfg_set_validate_func(cfg, "save_helper", helper_check);
 	cfg_set_validate_func(cfg, "xen_ring_size", xen_check);
 	cfg_set_validate_func(cfg, "xen_slots", xen_check);
 	return cfg;
@@ -383,6 +418,7 @@ static int text_parse(struct rlmd_config *fresh, const char *path, const char *t
 	if (!err) {
 		limits_take(&fresh->limits, cfg);
 		err = xen_together_check(&fresh->limits.xen, path, error, error_size);
+		moves_take(fresh, cfg);
 	}
 	if (!err)
 		err = groups_take(&fresh->groups, cfg);

@@ -28,6 +28,8 @@ struct rlmd_limits {
 };
 
 struct rlmd_config {
+	double quiesce_time;   // seconds that a domain has to become quiet before it moves
+	char save_helper[256]; // path of libxl-save-helper; "": wherever it is
 	struct rlmd_limits limits;
 	struct rlmd_groups groups;
 };

@@ -267,7 +267,7 @@ static void pages_set(struct rlmd_quiesce *quiesce, bool on)
 }
 
 // 't' traced, 'T' stopped: why it does not answer, mostly.
-static const char *state_of(pid_t pid)
+char rlmd_state_of(pid_t pid)
 {
 	char path[32], state = 0;
 	FILE *file;
@@ -278,6 +278,14 @@ static const char *state_of(pid_t pid)
 		state = 0;
 	if (file)
 		fclose(file);
+	return state;
+}
+
+// Of another domain's process only its rlmd can tell.
+static const char *state_name(const struct rlmd_client *client)
+{
+	char state = client->guest ? client->state : rlmd_state_of(client->pid);
+
 	return state == 'T' ? " (stopped)" : state == 't' ? " (held by a debugger)" : "";
 }
 
@@ -293,8 +301,9 @@ static void culprits_name(const struct rlmd_quiesce *quiesce, char *text, size_t
 			if (leave->quiesce == quiesce)
 				break;
 		if (leave && at < size)
-			at += (size_t)snprintf(text + at, size - at, "%s%s[%d]%s", at ? ", " : "", client->command,
-					       (int)client->pid, state_of(client->pid));
+			at += (size_t)snprintf(text + at, size - at, "%s%s%s%s[%d]%s", at ? ", " : "",
+					       client->guest ? client->domain->name : "", client->guest ? " " : "", client->command,
+					       (int)client->pid, state_name(client));
 	}
 }
 

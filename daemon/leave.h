@@ -14,6 +14,7 @@
 #include <ev.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "rlm/proto.h"
 
@@ -47,6 +48,8 @@ bool rlmd_quiesce_covers(const struct rlmd_broker *broker, const struct rlmd_dom
 // The link's processes go back to TCP.
 void rlmd_link_leave(struct rlmd_broker *broker, struct rlmd_link *link, struct rlmd_quiesce *quiesce);
 void rlmd_left(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_left *msg);
+// As in /proc/PID/stat; 0: unknown.
+char rlmd_state_of(pid_t pid);
 // Somebody has not answered yet.
 bool rlmd_link_is_awaited(const struct rlmd_broker *broker, uint64_t link);
 // A link that an earlier broker made. False: too many of them.

@@ -173,7 +173,7 @@ int main(int argc, char **argv)
 	if (!broker.isn)
 		log_info("without CAP_NET_ADMIN: only connections within one network namespace are accelerated");
 	serve(&broker, &options);
-	status = 0;
+	status = broker.failed;
 out_server:
 	rlmd_server_deinit(&server);
 out:

@@ -12,9 +12,9 @@
 
 #include "broker.h"
 #include "log.h"
+#include "xen.h"
 
-#define PATIENCE     1.0  // seconds to become quiet, unless the request says another time
-#define PATIENCE_MAX 60.0
+#define PATIENCE_MAX 60.0 // seconds to become quiet
 
 // --- what outlives rlmd ---
 
@@ -153,11 +153,12 @@ static json_t *not_allowed(const struct rlmd_client *asking)
 static struct rlmd_domain *domain_named(struct rlmd_broker *broker, const char *name)
 {
 	struct rlmd_domain *domain, *next;
-	char full[RLMD_NAME_MAX];
+	char full[RLMD_NAME_MAX], xen[RLMD_NAME_MAX];
 
 	snprintf(full, sizeof(full), "netns:%s", name);
+	snprintf(xen, sizeof(xen), "domain:%s", name);
 	HASH_ITER (hh, broker->domains.by_cookie, domain, next)
-		if (strcmp(domain->name, name) == 0 || strcmp(domain->name, full) == 0 ||
+		if (strcmp(domain->name, name) == 0 || strcmp(domain->name, full) == 0 || strcmp(domain->name, xen) == 0 ||
 		    strcmp(domain->inode_name, name) == 0)
 			return domain;
 	return NULL;
@@ -225,7 +226,7 @@ static void on_quiet(struct rlmd_quiesce *quiesce, const char *culprits)
 json_t *rlmd_move_prepare(struct rlmd_broker *broker, struct rlmd_client *asking, const json_t *request)
 {
 	const json_t *timeout = json_object_get(request, "timeout");
-	double seconds = timeout ? json_number_value(timeout) : PATIENCE;
+	double seconds = timeout ? json_number_value(timeout) : broker->config.quiesce_time;
 	struct rlmd_domain *domain;
 	json_t *refusal = not_allowed(asking);
 
@@ -235,7 +236,9 @@ json_t *rlmd_move_prepare(struct rlmd_broker *broker, struct rlmd_client *asking
 		return refusal;
 	if (!(seconds > 0 && seconds <= PATIENCE_MAX))
 		return error("\"timeout\" must be above 0 and at most %.0f seconds", PATIENCE_MAX);
-	if (asking->quiesce)
+	if (domain->guest && !asking->departure)
+		return rlmd_xen_prepare(asking, domain, seconds);
+	if (asking->quiesce || asking->departure)
 		return error("one domain at a time in one session");
 	rlmd_event(&broker->events, "quiesce", domain->name, NULL, "%u processes, at most %.0f ms", domain->clients,
 		   seconds * 1e3);

@@ -54,7 +54,6 @@ int rlmd_xen_init(struct rlmd_broker *broker, enum rlmd_role role, char *error, 
 		return -ENOMEM;
 	xen->role = role;
 	xen->far.broker = broker;
-	xen->far.no_fork = file_says("/sys/hypervisor/guest_type", "PV\n");
 	xen->store = xs_open(0);
 	if (!xen->store) {
 		err = -errno;

@@ -48,6 +48,9 @@ void rlmd_xen_client_new(struct rlmd_broker *broker, struct rlmd_client *client)
 void rlmd_xen_client_gone(struct rlmd_broker *broker, struct rlmd_client *client);
 // rlmctl connections: asks the other domains, if there are any. True: takes list, and the client gets it, with theirs, later.
 bool rlmd_xen_ask(struct rlmd_broker *broker, struct rlmd_client *client, json_t *list);
+// rlmctl migrate: makes a domain quiet, and keeps it so until the tool stack has come and gone or the session ends. NULL: answers later.
+json_t *rlmd_xen_prepare(struct rlmd_client *asking, struct rlmd_domain *domain, double seconds);
+void rlmd_xen_prepare_forget(struct rlmd_client *asking);
 // Adds to a domain's report what Xen knows of it.
 void rlmd_xen_report(const struct rlmd_domain *domain, json_t *json);
 

@@ -13,8 +13,11 @@
 #include <xenstore.h>
 
 #include "codec.h"
+#include "leave.h"
 #include "log.h"
 #include "xen_internal.h"
+#include "xen_move.h"
+#include "xen_node.h"
 
 #define CLIENTS_MAX 4096u // processes of one domain
 #define SERVE_PAUSE 0.2	  // seconds between two channels for one domain, however often it asks
@@ -38,9 +41,14 @@ static struct rlmd_client *client_find(struct rlmd_guest *guest, uint32_t number
 static void clients_end(struct rlmd_guest *guest)
 {
 	struct rlmd_client *client, *next;
+	struct rlmd_link_end *end;
 
-	HASH_ITER (hh_guest, guest->clients, client, next)
+	// Its processes leave by themselves what they have with others, who have to leave it as well.
+	HASH_ITER (hh_guest, guest->clients, client, next) {
+		DL_FOREACH (client->party.ends, end)
+			rlmd_link_leave(guest->broker, end->link, NULL);
 		rlmd_client_doom(client, "its domain's rlmd is gone");
+	}
 }
 
 static void refuse(struct rlmd_guest *guest, const char *why)
@@ -273,6 +281,10 @@ static void on_message(void *owner, const union rlmd_wire *wire)
 		if (client)
 			rlmd_client_doom(client, "closed");
 		break;
+	case RLMD_WIRE_STATE:
+		if (client)
+			client->state = (char)wire->state.state;
+		break;
 	case RLMD_WIRE_OFFER:
 		if (client && !client->doomed)
 			offer(guest, client, &wire->offer);
@@ -293,16 +305,18 @@ static void on_over(void *owner, const char *why)
 {
 	struct rlmd_guest *guest = owner;
 	struct rlmd_broker *broker = guest->broker;
-	char path[64];
 
 	log_info("%s: its rlmd is gone: %s", guest->domain->name, why);
 	rlmd_event(&broker->events, "unregistered", guest->domain->name, NULL, "%s", why);
 	guest->hello = false;
-	guest->asked[0] = 0;
 	clients_end(guest);
-	// A guest that lives asks anew; a dead one should leave nothing behind.
-	home_path(path, sizeof(path), guest, RLMD_WIRE_ASK_NODE);
-	xs_rm(broker->xen->store, XBT_NULL, path);
+}
+
+void rlmd_guest_shut(struct rlmd_guest *guest)
+{
+	rlmd_pipe_close(&guest->pipe);
+	guest->hello = false;
+	clients_end(guest);
 }
 
 // --- domains
@@ -311,18 +325,16 @@ static void channel_serve(struct rlmd_guest *guest)
 {
 	struct rlmd_broker *broker = guest->broker;
 	struct libxenvchan *channel;
-	char path[64], asked[sizeof(guest->asked)];
+	char path[64], value[RLMD_NODE_SIZE], asked[sizeof(guest->asked)];
 
 	home_path(path, sizeof(path), guest, RLMD_WIRE_ASK_NODE);
-	rlmd_store_read(broker->xen, path, asked, sizeof(asked));
-	if (strcmp(asked, guest->asked) == 0)
+	rlmd_store_read(broker->xen, path, value, sizeof(value));
+	rlmd_node_number(value, asked);
+	// One that closed its channel to be suspended gets one again without having to ask.
+	if (guest->departure || (strcmp(asked, guest->asked) == 0 && (guest->pipe.channel || !rlmd_node_is_quiet(value))))
 		return;
 	memcpy(guest->asked, asked, sizeof(asked));
-	if (guest->pipe.channel) {
-		rlmd_pipe_close(&guest->pipe);
-		guest->hello = false;
-		clients_end(guest);
-	}
+	rlmd_guest_shut(guest);
 	if (!asked[0])
 		return;
 	home_path(path, sizeof(path), guest, RLMD_WIRE_CHANNEL_NODE);
@@ -341,7 +353,7 @@ static void on_serve(struct ev_loop *loop, ev_timer *timer, int events)
 	channel_serve(timer->data);
 }
 
-static void channel_asked(struct rlmd_guest *guest)
+void rlmd_channel_asked(struct rlmd_guest *guest)
 {
 	if (!ev_is_active(&guest->serve)) {
 		ev_timer_set(&guest->serve, SERVE_PAUSE, 0);
@@ -454,6 +466,7 @@ static void guest_remove(struct rlmd_guest *guest)
 	log_info("%s: domain %u is gone", guest->domain->name, guest->id);
 	rlmd_event(&broker->events, "domain-gone", guest->domain->name, NULL, "domain %u", guest->id);
 	watches_end(guest);
+	rlmd_departure_gone(guest);
 	rlmd_pipe_close(&guest->pipe);
 	DL_DELETE(broker->xen->guests, guest);
 	HASH_ITER (hh_guest, guest->clients, client, next) {
@@ -469,7 +482,7 @@ static void guest_remove(struct rlmd_guest *guest)
 	guest_free(guest);
 }
 
-static struct rlmd_guest *guest_find(struct rlmd_broker *broker, unsigned id)
+struct rlmd_guest *rlmd_guest_by_id(struct rlmd_broker *broker, unsigned id)
 {
 	struct rlmd_guest *guest;
 
@@ -495,9 +508,9 @@ static void domains_look(struct rlmd_broker *broker)
 
 		if (id == 0 || !xs_is_domain_introduced(xen->store, id))
 			continue;
-		if (!guest_find(broker, id))
+		if (!rlmd_guest_by_id(broker, id))
 			guest_add(broker, id);
-		guest = guest_find(broker, id);
+		guest = rlmd_guest_by_id(broker, id);
 		if (guest)
 			guest->seen = true;
 	}
@@ -515,11 +528,12 @@ static void on_watch(struct rlmd_broker *broker, const char *path, const char *t
 		domains_look(broker);
 		return;
 	}
-	guest = guest_find(broker, (unsigned)strtoul(token, NULL, 10));
+	guest = rlmd_guest_by_id(broker, (unsigned)strtoul(token, NULL, 10));
 	if (!guest)
 		return;
 	if (strstr(path, "/" RLMD_WIRE_ASK_NODE)) {
-		channel_asked(guest);
+		rlmd_departure_look(guest);
+		rlmd_channel_asked(guest);
 		return;
 	}
 	names_read(guest);
@@ -529,7 +543,11 @@ static void on_watch(struct rlmd_broker *broker, const char *path, const char *t
 int rlmd_broker_role_init(struct rlmd_broker *broker, char *error, size_t error_size)
 {
 	struct rlmd_xen *xen = broker->xen;
+	int err;
 
+	err = rlmd_departures_init(broker, error, error_size); // first: nobody has a channel yet
+	if (err)
+		return err;
 	xen->far.half = half_own;
 	xen->far.release = rlmd_release_own;
 	ev_timer_init(&xen->failed_turn, on_failed, 0, 0);
@@ -549,6 +567,7 @@ void rlmd_broker_role_deinit(struct rlmd_broker *broker)
 	char path[64];
 
 	ev_timer_stop(broker->loop, &broker->xen->failed_turn);
+	rlmd_departures_deinit(broker);
 	DL_FOREACH_SAFE (broker->xen->guests, guest, next) {
 		home_path(path, sizeof(path), guest, RLMD_WIRE_CHANNEL_NODE);
 		xs_rm(broker->xen->store, XBT_NULL, path);

@@ -70,6 +70,8 @@ static void link_free(struct rlmd_far *far, struct rlmd_far_link *link)
 		waiting_free(link, link->waiting);
 	HASH_DEL(far->by_id, link);
 	free(link);
+	if (!far->by_id && far->empty)
+		far->empty(far->broker);
 }
 
 static struct rlmd_far_link *link_find(struct rlmd_far *far, uint64_t id)
@@ -167,7 +169,7 @@ static bool link_tell(struct rlmd_far_link *link, struct rlm_msg_link *msg)
 }
 
 // Descriptors are the process's now; only the shared page stays here, in case the other side has not read it yet.
-static bool segment_tell(const struct rlmd_far *far, struct rlmd_far_link *link, struct rlm_msg_segment *msg)
+static bool segment_tell(struct rlmd_far_link *link, struct rlm_msg_segment *msg)
 {
 	struct part *part = part_find(link, msg->segment);
 
@@ -179,7 +181,7 @@ static bool segment_tell(const struct rlmd_far *far, struct rlmd_far_link *link,
 	msg->port[1] = part->peer.port;
 	msg->offset[0] = part->mine.offset;
 	msg->offset[1] = part->peer.offset;
-	msg->flags = far->no_fork ? RLM_SEGMENT_NO_FORK : 0;
+	msg->flags = RLM_SEGMENT_NO_FORK;
 	rlmd_client_send(link->client, msg, (int[]){part->mine.region, part->peer.region, part->mine.bell, part->peer.bell},
 			 RLMD_SEGMENT_FDS);
 	rlmd_xen_view_close(&part->peer);
@@ -194,7 +196,7 @@ static bool tell(struct rlmd_far *far, struct rlmd_far_link *link, union rlm_msg
 	case RLM_MSG_LINK:
 		return link_tell(link, &msg->link);
 	case RLM_MSG_SEGMENT:
-		return segment_tell(far, link, &msg->segment);
+		return segment_tell(link, &msg->segment);
 	case RLM_MSG_BIND:
 		link->bound++;
 		break;
@@ -246,7 +248,6 @@ void rlmd_far_deliver(struct rlmd_far *far, struct rlmd_client *client, unsigned
 	uint64_t id = msg->header.type == RLM_MSG_LINK	    ? msg->link.link
 		      : msg->header.type == RLM_MSG_SEGMENT ? msg->segment.link
 		      : msg->header.type == RLM_MSG_BIND    ? msg->bind.link
-		      : msg->header.type == RLM_MSG_LEAVE   ? msg->leave.link
 							    : msg->drop.link;
 	struct rlmd_far_link *link = link_find(far, id);
 	struct waiting *waiting;
@@ -257,11 +258,6 @@ void rlmd_far_deliver(struct rlmd_far *far, struct rlmd_client *client, unsigned
 		return;
 	if (msg->header.type == RLM_MSG_DROP) {
 		drop(far, link, msg);
-		return;
-	}
-	if (msg->header.type == RLM_MSG_LEAVE) { // what still waits for its parts is not worth waiting for
-		waiting_refuse(far, link);
-		rlmd_client_send(client, msg, NULL, 0);
 		return;
 	}
 	waiting = link->failed ? NULL : calloc(1, sizeof(*waiting));
@@ -280,11 +276,37 @@ void rlmd_far_deliver(struct rlmd_far *far, struct rlmd_client *client, unsigned
 	pump(far, link);
 }
 
-bool rlmd_far_knows(struct rlmd_far *far, const struct rlmd_client *client, uint64_t id)
+// What still waits for its parts is not worth waiting for.
+static bool leave(struct rlmd_far *far, struct rlmd_far_link *link, const union rlm_msg *msg)
 {
-	struct rlmd_far_link *link = link_find(far, id);
+	bool told = link->told;
 
-	return link && link->client == client && link->told;
+	waiting_refuse(far, link);
+	if (told)
+		rlmd_client_send(link->client, msg, NULL, 0);
+	else
+		link_free(far, link);
+	return told;
+}
+
+bool rlmd_far_leave(struct rlmd_far *far, struct rlmd_client *client, const union rlm_msg *msg)
+{
+	struct rlmd_far_link *link = link_find(far, msg->leave.link);
+
+	return link && link->client == client && leave(far, link, msg);
+}
+
+void rlmd_far_leave_all(struct rlmd_far *far)
+{
+	struct rlmd_far_link *link, *next;
+
+	HASH_ITER (hh, far->by_id, link, next) {
+		union rlm_msg msg = {.leave = {.header = {.type = RLM_MSG_LEAVE, .size = sizeof(msg.leave)},
+					       .link = link->id,
+					       .side = link->side}};
+
+		leave(far, link, &msg);
+	}
 }
 
 void rlmd_far_half(struct rlmd_far *far, const struct rlmd_wire_half *half)
@@ -348,13 +370,13 @@ void rlmd_far_client_gone(struct rlmd_far *far, struct rlmd_client *client)
 			link_free(far, link);
 }
 
-static void drop_now(struct rlmd_far *far, struct rlmd_far_link *link, bool lost)
+static void drop_lost(struct rlmd_far *far, struct rlmd_far_link *link)
 {
 	union rlm_msg msg = {.drop = {.header = {.type = RLM_MSG_DROP, .size = sizeof(msg.drop)},
 				      .link = link->id,
 				      .side = link->side,
 				      .segment = RLM_ALL_SEGMENTS,
-				      .lost = lost}};
+				      .lost = 1}};
 
 	drop(far, link, &msg);
 }
@@ -365,16 +387,7 @@ void rlmd_far_domain_lost(struct rlmd_far *far, unsigned domain)
 
 	HASH_ITER (hh, far->by_id, link, next)
 		if (link->peer == domain)
-			drop_now(far, link, true);
-}
-
-void rlmd_far_broker_lost(struct rlmd_far *far)
-{
-	struct rlmd_far_link *link, *next;
-
-	HASH_ITER (hh, far->by_id, link, next)
-		if (!link->dropped)
-			drop_now(far, link, false);
+			drop_lost(far, link);
 }
 
 void rlmd_far_deinit(struct rlmd_far *far)

@@ -17,16 +17,18 @@ struct rlmd_far_link;
 struct rlmd_far {
 	struct rlmd_broker *broker;
 	struct rlmd_far_link *by_id;
-	bool no_fork; // forked children do not inherit what is mapped of another domain
 	void (*half)(struct rlmd_broker *broker, const struct rlmd_wire_half *half);
 	void (*release)(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_release *release);
+	void (*empty)(struct rlmd_broker *broker); // the last link is gone; may be NULL
 };
 
 void rlmd_far_deinit(struct rlmd_far *far);
 // A message of the broker for one of our processes; peer_domain counts for LINK alone.
 void rlmd_far_deliver(struct rlmd_far *far, struct rlmd_client *client, unsigned peer_domain, const union rlm_msg *msg);
-// Whether the process has been told of the link.
-bool rlmd_far_knows(struct rlmd_far *far, const struct rlmd_client *client, uint64_t link);
+// LEAVE. False: the process does not have the link, and will not get it.
+bool rlmd_far_leave(struct rlmd_far *far, struct rlmd_client *client, const union rlm_msg *msg);
+// Tells LEAVE to all that have a link. The other sides hear of it elsewhere.
+void rlmd_far_leave_all(struct rlmd_far *far);
 // What the other side has made.
 void rlmd_far_half(struct rlmd_far *far, const struct rlmd_wire_half *half);
 // The process will not touch the slot again. False: no such link here.
@@ -36,7 +38,5 @@ bool rlmd_far_left(struct rlmd_far *far, struct rlmd_client *client, const struc
 void rlmd_far_client_gone(struct rlmd_far *far, struct rlmd_client *client);
 // The domain is no more: whoever maps its memory has to let go, or it stays a zombie.
 void rlmd_far_domain_lost(struct rlmd_far *far, unsigned domain);
-// The broker is gone: what is bound goes on, nothing will be added.
-void rlmd_far_broker_lost(struct rlmd_far *far);
 
 #endif

@@ -7,15 +7,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <utlist.h>
 
 #include <libxenvchan.h>
 #include <xenstore.h>
 
+#include "leave.h"
 #include "log.h"
 #include "xen_internal.h"
+#include "xen_maps.h"
+#include "xen_node.h"
 
-#define ASK_AGAIN 0.5 // seconds after a channel ended
+#define ASK_AGAIN      0.5 // seconds after a channel ended
+#define LEFTOVER_TRIES 40  // of 50 ms
 
 static void up(struct rlmd_broker *broker, const void *message)
 {
@@ -131,6 +136,63 @@ static struct rlmd_offer *offer_find(struct rlmd_client *client, struct rlm_conn
 	return offer && offer->conn.generation == conn.generation && offer->upwards ? offer : NULL;
 }
 
+// --- what xenstore is told
+
+static void node_tell(struct rlmd_broker *broker)
+{
+	struct rlmd_xen *xen = broker->xen;
+	char value[RLMD_NODE_SIZE];
+
+	rlmd_node_write(value, xen->closing, xen->number, xen->pipe.channel || xen->attaching || xen->far.by_id || xen->leftover);
+	if (strcmp(value, xen->told) == 0)
+		return;
+	if (!xs_write(xen->store, XBT_NULL, RLMD_WIRE_ASK_NODE, value, (unsigned)strlen(value)))
+		log_warn("cannot tell xenstore \"%s\": %s", value, strerror(errno));
+	else
+		memcpy(xen->told, value, sizeof(xen->told));
+}
+
+static void channel_forget(struct rlmd_broker *broker)
+{
+	struct rlmd_client *client;
+	struct rlmd_offer *offer, *next;
+
+	broker->xen->welcome = false;
+	DL_FOREACH (broker->clients, client)
+		HASH_ITER (hh, client->offers, offer, next)
+			offer->upwards = false;
+}
+
+// The last channel of our processes is gone. CLOSE ends ours, too; whoever serves one again is answered.
+static void on_empty(struct rlmd_broker *broker)
+{
+	struct rlmd_xen *xen = broker->xen;
+
+	if (xen->closing) {
+		rlmd_pipe_close(&xen->pipe);
+		channel_forget(broker);
+		rlmd_event(&broker->events, "quiet", "host", NULL, "all channels are closed");
+	}
+	node_tell(broker);
+}
+
+static void close_all(struct rlmd_broker *broker)
+{
+	rlmd_event(&broker->events, "quiesce", "host", NULL, "this domain is about to be suspended");
+	broker->xen->closing = true;
+	if (broker->xen->far.by_id)
+		rlmd_far_leave_all(&broker->xen->far);
+	else
+		on_empty(broker);
+}
+
+static void resume(struct rlmd_broker *broker)
+{
+	rlmd_event(&broker->events, "stays", "host", NULL, "this domain is not suspended");
+	broker->xen->closing = false;
+	node_tell(broker);
+}
+
 // --- what the broker says
 
 // It matched what is not offered any more: matched here meanwhile, or withdrawn.
@@ -170,6 +232,16 @@ static void note(struct rlmd_client *client, const struct rlm_msg_note *msg)
 		rlmd_offer_note(offer, msg->why, false);
 }
 
+// Only here can it be seen why a process may not answer.
+static void state_up(struct rlmd_broker *broker, struct rlmd_client *client)
+{
+	struct rlmd_wire_state wire = {.header = {.type = RLMD_WIRE_STATE, .size = sizeof(wire), .client = client->number},
+				       .state = (uint32_t)rlmd_state_of(client->pid)};
+
+	if (wire.state == 'T' || wire.state == 't')
+		up(broker, &wire);
+}
+
 static void message(struct rlmd_broker *broker, const struct rlmd_wire_message *wire)
 {
 	struct rlmd_client *client = client_find(broker, wire->header.client);
@@ -181,10 +253,9 @@ static void message(struct rlmd_broker *broker, const struct rlmd_wire_message *
 		bind_pass(broker, client, wire);
 		break;
 	case RLM_MSG_LEAVE:
-		if (!rlmd_far_knows(&broker->xen->far, client, wire->msg.leave.link))
+		state_up(broker, client);
+		if (!rlmd_far_leave(&broker->xen->far, client, &wire->msg))
 			left_up(broker, client, wire->msg.leave.link, wire->msg.leave.side);
-		else
-			rlmd_far_deliver(&broker->xen->far, client, 0, &wire->msg);
 		break;
 	case RLM_MSG_LINK:
 	case RLM_MSG_SEGMENT:
@@ -243,6 +314,12 @@ static void on_message(void *owner, const union rlmd_wire *wire)
 	case RLMD_WIRE_GONE: // a domain
 		rlmd_far_domain_lost(&broker->xen->far, wire->header.client);
 		break;
+	case RLMD_WIRE_CLOSE:
+		close_all(broker);
+		break;
+	case RLMD_WIRE_RESUME:
+		resume(broker);
+		break;
 	}
 }
 
@@ -250,11 +327,11 @@ static void on_message(void *owner, const union rlmd_wire *wire)
 
 static void ask(struct rlmd_broker *broker)
 {
-	char value[32];
+	struct rlmd_xen *xen = broker->xen;
 
-	snprintf(value, sizeof(value), "%016llx", (unsigned long long)rlmd_random());
-	if (!xs_write(broker->xen->store, XBT_NULL, RLMD_WIRE_ASK_NODE, value, (unsigned)strlen(value)))
-		log_warn("cannot ask the broker for a channel: xenstore: %s", strerror(errno));
+	snprintf(xen->number, sizeof(xen->number), "%016llx", (unsigned long long)rlmd_random());
+	xen->closing = false;
+	node_tell(broker);
 }
 
 static void on_ask_again(struct ev_loop *loop, ev_timer *timer, int events)
@@ -265,16 +342,12 @@ static void on_ask_again(struct ev_loop *loop, ev_timer *timer, int events)
 static void on_over(void *owner, const char *why)
 {
 	struct rlmd_broker *broker = owner;
-	struct rlmd_client *client;
-	struct rlmd_offer *offer, *next;
 
-	log_info("the broker is gone (%s): connections go on, new ones between domains stay on TCP", why);
+	log_info("the broker is gone (%s): connections between domains go on over TCP", why);
 	rlmd_event(&broker->events, "broker-gone", "host", NULL, "%s", why);
-	broker->xen->welcome = false;
-	DL_FOREACH (broker->clients, client)
-		HASH_ITER (hh, client->offers, offer, next)
-			offer->upwards = false;
-	rlmd_far_broker_lost(&broker->xen->far);
+	channel_forget(broker);
+	rlmd_far_leave_all(&broker->xen->far);
+	node_tell(broker);
 	ev_timer_set(&broker->xen->ask_again, ASK_AGAIN, 0);
 	ev_timer_start(broker->loop, &broker->xen->ask_again);
 }
@@ -324,19 +397,86 @@ static void channel_look(struct rlmd_broker *broker)
 		on_over(broker, "it serves another channel");
 		ev_timer_stop(broker->loop, &xen->ask_again);
 	}
+	xen->attaching = true;
+	node_tell(broker); // before it is so
 	channel = libxenvchan_client_init(NULL, 0, RLMD_WIRE_CHANNEL_NODE);
+	xen->attaching = false;
 	if (!channel) {
 		log_debug("cannot attach to the broker's channel yet: %s", strerror(errno));
+		node_tell(broker);
 		return;
 	}
+	xen->closing = false;
 	memcpy(xen->served, served, sizeof(xen->served));
 	rlmd_pipe_open(&xen->pipe, broker->loop, channel);
+	node_tell(broker);
 	hello(broker);
+}
+
+// What was made at another place must not be touched any more, nor can it be closed: the kernel here knows nothing of it.
+static void moved_open(struct rlmd_broker *broker)
+{
+	struct rlmd_domain *domain, *next;
+
+	log_error("this domain was moved without notice, with channels open; streams that were in the middle of one are reset");
+	rlmd_event(&broker->events, "lost", "host", NULL, "moved without notice");
+	rlmd_pipe_abandon(&broker->xen->pipe);
+	channel_forget(broker);
+	HASH_ITER (hh, broker->domains.by_cookie, domain, next)
+		rlmd_location_set(&domain->location, broker->domains.number(broker->domains.host, domain->cookie, ++domain->stay));
+	rlmd_far_leave_all(&broker->xen->far);
+}
+
+// After a resume all watches fire, and what we wrote is gone if the place is another one.
+static void place_look(struct rlmd_broker *broker)
+{
+	struct rlmd_xen *xen = broker->xen;
+	char value[RLMD_NODE_SIZE];
+
+	rlmd_store_read(xen, RLMD_WIRE_ASK_NODE, value, sizeof(value));
+	if (strcmp(value, xen->told) == 0)
+		return;
+	log_info("this domain is at another place: asking for a channel here");
+	rlmd_event(&broker->events, "arrived", "host", NULL, "at another place");
+	if (rlmd_node_is_open(xen->told))
+		moved_open(broker);
+	xen->told[0] = xen->served[0] = 0;
+	ask(broker);
 }
 
 static void on_watch(struct rlmd_broker *broker, const char *path, const char *token)
 {
+	place_look(broker);
 	channel_look(broker);
+}
+
+// Processes that still have channels of an earlier rlmd, which was killed, are about to leave them. The first that has not after a while, or 0.
+static pid_t leftover_pid(void)
+{
+	pid_t pid = 0;
+	const struct timespec moment = {.tv_nsec = 50000000};
+
+	for (int tries = 0; tries < LEFTOVER_TRIES; tries++) {
+		pid = rlmd_maps_find("/dev/xen/gnt", "librlm");
+		if (!pid)
+			break;
+		nanosleep(&moment, NULL);
+	}
+	return pid;
+}
+
+static bool leftover_find(struct rlmd_broker *broker)
+{
+	char value[RLMD_NODE_SIZE];
+	pid_t pid;
+
+	if (!rlmd_store_read(broker->xen, RLMD_WIRE_ASK_NODE, value, sizeof(value)) || !rlmd_node_is_open(value))
+		return false;
+	pid = leftover_pid();
+	if (!pid)
+		return false;
+	log_error("process %d has not left the channels that an earlier rlmd gave it: this domain cannot be moved any more", (int)pid);
+	return true;
 }
 
 int rlmd_guest_role_init(struct rlmd_broker *broker, char *error, size_t error_size)
@@ -345,6 +485,8 @@ int rlmd_guest_role_init(struct rlmd_broker *broker, char *error, size_t error_s
 
 	xen->far.half = half_up;
 	xen->far.release = release_up;
+	xen->far.empty = on_empty;
+	xen->leftover = leftover_find(broker);
 	xen->pipe.owner = broker;
 	xen->pipe.message = on_message;
 	xen->pipe.over = on_over;
@@ -361,7 +503,12 @@ int rlmd_guest_role_init(struct rlmd_broker *broker, char *error, size_t error_s
 
 void rlmd_guest_role_deinit(struct rlmd_broker *broker)
 {
-	ev_timer_stop(broker->loop, &broker->xen->ask_again);
-	rlmd_pipe_close(&broker->xen->pipe);
-	xs_rm(broker->xen->store, XBT_NULL, RLMD_WIRE_ASK_NODE);
+	struct rlmd_xen *xen = broker->xen;
+
+	ev_timer_stop(broker->loop, &xen->ask_again);
+	rlmd_pipe_close(&xen->pipe);
+	node_tell(broker);
+	if (!rlmd_node_is_open(xen->told))
+		xs_rm(xen->store, XBT_NULL, RLMD_WIRE_ASK_NODE);
+	xen->far.empty = NULL;
 }

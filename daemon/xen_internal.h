@@ -10,6 +10,7 @@
 #include "xen_far.h"
 #include "xen_pipe.h"
 
+struct rlmd_departure;
 struct xs_handle;
 
 // A domain of the host, as the broker sees it.
@@ -26,7 +27,8 @@ struct rlmd_guest {
 	uint32_t address_count;
 	struct rlmd_endpoint address[RLMD_WIRE_ADDRESSES]; // as it says itself
 	ev_timer serve;	   // not more often than so
-	char asked[64];	   // the value it asked for a channel with; "": did not
+	char asked[25];	   // the number it asked for a channel with; "": did not
+	struct rlmd_departure *departure; // it is about to be suspended
 	struct rlmd_domain *domain; // reference
 	struct rlmd_pipe pipe;
 	struct rlmd_client *clients; // by number
@@ -44,6 +46,7 @@ struct rlmd_xen {
 	// broker
 	struct rlmd_guest *guests;
 	struct rlmd_guest nobody; // of clients whose domain is gone, until they are taken apart
+	ev_io guard; // see xen_guard.h
 	struct rlmd_failed_link *failed;
 	ev_timer failed_turn;
 	struct rlmd_question *questions;
@@ -52,6 +55,11 @@ struct rlmd_xen {
 	struct rlmd_pipe pipe;
 	bool welcome;
 	char served[64]; // the channel that we have or tried: ring-ref and event-channel
+	char number[20]; // that we asked for it with
+	char told[64];	 // what we say of ourselves in xenstore, see xen_node.h
+	bool attaching;
+	bool closing;  // CLOSE came
+	bool leftover; // an earlier rlmd's processes had channels open when we began
 	ev_timer ask_again;
 	uint64_t location;
 };
@@ -67,6 +75,13 @@ void rlmd_guest_client_gone(struct rlmd_broker *broker, struct rlmd_client *clie
 void rlmd_xen_ask_forget(struct rlmd_client *client);
 void rlmd_xen_told(struct rlmd_guest *guest, const struct rlmd_wire_text *wire);
 void rlmd_xen_answer(struct rlmd_broker *broker, const struct rlmd_wire_text *ask);
+
+// A domain of the host; NULL: none.
+struct rlmd_guest *rlmd_guest_by_id(struct rlmd_broker *broker, unsigned id);
+// Ends its channel.
+void rlmd_guest_shut(struct rlmd_guest *guest);
+// Serves it one, soon, if it wants one and may have it.
+void rlmd_channel_asked(struct rlmd_guest *guest);
 
 int rlmd_guest_role_init(struct rlmd_broker *broker, char *error, size_t error_size);
 void rlmd_guest_role_deinit(struct rlmd_broker *broker);

@@ -68,6 +68,15 @@ bool rlmd_xen_ask(struct rlmd_broker *broker, struct rlmd_client *client, json_t
 	return false;
 }
 
+json_t *rlmd_xen_prepare(struct rlmd_client *asking, struct rlmd_domain *domain, double seconds)
+{
+	return NULL;
+}
+
+void rlmd_xen_prepare_forget(struct rlmd_client *asking)
+{
+}
+
 void rlmd_xen_report(const struct rlmd_domain *domain, json_t *json)
 {
 }

@@ -27,6 +27,9 @@ static size_t size_min(uint16_t type)
 	    [RLMD_WIRE_HALF] = sizeof(struct rlmd_wire_half),
 	    [RLMD_WIRE_ASK] = offsetof(struct rlmd_wire_text, text),
 	    [RLMD_WIRE_TELL] = offsetof(struct rlmd_wire_text, text),
+	    [RLMD_WIRE_STATE] = sizeof(struct rlmd_wire_state),
+	    [RLMD_WIRE_CLOSE] = sizeof(struct rlmd_wire_header),
+	    [RLMD_WIRE_RESUME] = sizeof(struct rlmd_wire_header),
 	};
 
 	return type < sizeof(sizes) / sizeof(sizes[0]) ? sizes[type] : 0;
@@ -151,13 +154,22 @@ void rlmd_pipe_open(struct rlmd_pipe *pipe, struct ev_loop *loop, struct libxenv
 
 void rlmd_pipe_close(struct rlmd_pipe *pipe)
 {
+	struct libxenvchan *channel = pipe->channel;
+
+	if (!channel)
+		return;
+	rlmd_pipe_abandon(pipe);
+	libxenvchan_close(channel);
+}
+
+void rlmd_pipe_abandon(struct rlmd_pipe *pipe)
+{
 	if (!pipe->channel)
 		return;
 	ev_io_stop(pipe->loop, &pipe->readable);
 	ev_timer_stop(pipe->loop, &pipe->again);
 	ev_clear_pending(pipe->loop, &pipe->readable);
 	ev_clear_pending(pipe->loop, &pipe->again);
-	libxenvchan_close(pipe->channel);
 	pipe->channel = NULL;
 	free(pipe->out);
 	pipe->out = NULL;

@@ -32,6 +32,8 @@ struct rlmd_pipe {
 void rlmd_pipe_open(struct rlmd_pipe *pipe, struct ev_loop *loop, struct libxenvchan *channel);
 // Safe at any time, also from the callbacks; over() is not called.
 void rlmd_pipe_close(struct rlmd_pipe *pipe);
+// The same, but the channel is not touched: it belongs to another host, and the kernel stumbles over an event channel of there that is closed.
+void rlmd_pipe_abandon(struct rlmd_pipe *pipe);
 // Lost without a word when the pipe is closed. A peer that does not read ends it, but later: over() is never called from here.
 void rlmd_pipe_send(struct rlmd_pipe *pipe, const void *message);
 

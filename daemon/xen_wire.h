@@ -10,6 +10,9 @@
 //   both   -> HALF link, segment            what one side of a link has made for the other; the broker passes it on
 //   broker -> ASK; guest -> TELL...         JSON for rlmctl, in chunks
 //   guest  -> GONE number
+//   guest  -> STATE number, state           a process that is to leave a link is stopped, or held by a debugger
+//   broker -> CLOSE                         the domain is about to be suspended: leave what is left, close this channel too, say so in xenstore
+//   broker -> RESUME                        it is not, after all
 //
 // Two domains, one architecture: native byte order. The broker trusts no field; a message that breaks a rule ends the channel.
 #ifndef RLMD_XEN_WIRE_H
@@ -24,7 +27,7 @@
 #define RLMD_WIRE_TEXT	    1024u
 #define RLMD_WIRE_ADDRESSES 16u
 #define RLMD_WIRE_RING	    4096 // bytes of the channel, each way
-// Below a domain's home in xenstore. The guest asks with a value that is new each time it starts, the broker answers by serving a channel.
+// Below a domain's home in xenstore. The guest asks there, see xen_node.h, the broker answers by serving a channel.
 #define RLMD_WIRE_ASK_NODE     "data/rlm"
 #define RLMD_WIRE_CHANNEL_NODE "rlm/control"
 
@@ -38,6 +41,9 @@ enum rlmd_wire_type {
 	RLMD_WIRE_HALF,
 	RLMD_WIRE_ASK,
 	RLMD_WIRE_TELL,
+	RLMD_WIRE_STATE,
+	RLMD_WIRE_CLOSE,
+	RLMD_WIRE_RESUME,
 };
 
 struct rlmd_wire_header {
@@ -102,6 +108,11 @@ struct rlmd_wire_text {
 	char text[RLMD_WIRE_TEXT];
 };
 
+struct rlmd_wire_state {
+	struct rlmd_wire_header header;
+	uint32_t state; // as in /proc/PID/stat
+};
+
 union rlmd_wire {
 	struct rlmd_wire_header header;
 	struct rlmd_wire_hello hello;
@@ -111,6 +122,7 @@ union rlmd_wire {
 	struct rlmd_wire_message message;
 	struct rlmd_wire_half half;
 	struct rlmd_wire_text text;
+	struct rlmd_wire_state state;
 };
 
 #endif

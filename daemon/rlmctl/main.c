@@ -8,13 +8,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "migrate.h"
 #include "move.h"
 #include "print.h"
 #include "rlm/proto.h"
 #include "session.h"
 #include "top.h"
 
-enum argument { ARGUMENT_NONE, ARGUMENT_PID, ARGUMENT_MOVE };
+enum argument { ARGUMENT_NONE, ARGUMENT_PID, ARGUMENT_MOVE, ARGUMENT_MIGRATE };
 
 struct command {
 	const char *name;
@@ -33,11 +34,13 @@ static const struct command commands[] = {
     {"demote", ARGUMENT_PID, print_ordered, "[PID|all]: back to TCP, until promote"},
     {"promote", ARGUMENT_PID, print_ordered, "[PID|all]: undo demote, accelerate at once"},
     {"move", ARGUMENT_MOVE, NULL, "DOMAIN SOCKET: to the host whose broker listens there"},
+    {"migrate", ARGUMENT_MIGRATE, NULL, "DOMAIN HOST: a Xen domain, by xl migrate"},
     {"top", ARGUMENT_NONE, NULL, "live screen"},
 };
 
 static struct {
 	char *socket;
+	char *ssh;
 	int json;
 	int follow;
 	int version;
@@ -52,7 +55,8 @@ static struct poptOption option_table[] = {
     {"json", 'j', POPT_ARG_NONE, &options.json, 0, "print JSON", NULL},
     {"follow", 'f', POPT_ARG_NONE, &options.follow, 0, "events: go on", NULL},
     {"interval", 'i', POPT_ARG_DOUBLE, &options.interval, 0, "top: between two looks (default 1)", "SECONDS"},
-    {"timeout", 't', POPT_ARG_DOUBLE, &options.timeout, 0, "move: for the domain to become quiet (default 1)", "SECONDS"},
+    {"timeout", 't', POPT_ARG_DOUBLE, &options.timeout, 0, "move, migrate: for the domain to become quiet", "SECONDS"},
+    {"ssh", 0, POPT_ARG_STRING, &options.ssh, 0, "migrate: what xl is to use in place of ssh", "COMMAND"},
     {"unannounced", 0, POPT_ARG_NONE, &options.unannounced, 0, "move: as if nobody had known of it, for tests", NULL},
     {"version", 'V', POPT_ARG_NONE, &options.version, 0, "print the version", NULL},
     POPT_AUTOHELP POPT_TABLEEND};
@@ -135,14 +139,19 @@ static int command_run(int session, const struct command *command, const char *a
 	return status;
 }
 
-static int session_start(int *session)
+static const char *socket_path(void)
 {
 	const char *path = options.socket;
 
 	if (!path)
 		path = getenv("RLM_SOCKET");
-	if (!path || !path[0])
-		path = RLM_DEFAULT_SOCKET;
+	return path && path[0] ? path : RLM_DEFAULT_SOCKET;
+}
+
+static int session_start(int *session)
+{
+	const char *path = socket_path();
+
 	*session = session_open(path);
 	return *session < 0 ? fail(1, path,
 				   *session == -ENOENT || *session == -ECONNREFUSED ? "no broker is running there"
@@ -170,10 +179,12 @@ static int arguments_check(poptContext context, const struct command **command, 
 		return fail(2, name, "no such command; 'rlmctl --help' lists them");
 	if ((*command)->argument != ARGUMENT_NONE)
 		arguments[0] = poptGetArg(context);
-	if ((*command)->argument == ARGUMENT_MOVE)
+	if ((*command)->argument == ARGUMENT_MOVE || (*command)->argument == ARGUMENT_MIGRATE)
 		arguments[1] = poptGetArg(context);
 	if ((*command)->argument == ARGUMENT_MOVE && !arguments[1])
 		return fail(2, name, "needs the domain and the socket of the other broker");
+	if ((*command)->argument == ARGUMENT_MIGRATE && !arguments[1])
+		return fail(2, name, "needs the domain and the other host");
 	if (poptPeekArg(context))
 		return fail(2, poptPeekArg(context), "unexpected argument");
 	if (options.follow && strcmp((*command)->name, "events") != 0)
@@ -193,8 +204,17 @@ static int run(int session, const struct command *command, const char *const arg
 				  .unannounced = options.unannounced,
 				  .json = options.json};
 
+	const struct migrate migrate = {.domain = arguments[0],
+					.host = arguments[1],
+					.ssh = options.ssh,
+					.socket = socket_path(),
+					.timeout = options.timeout,
+					.json = options.json};
+
 	if (command->argument == ARGUMENT_MOVE)
 		return move_run(session, &move);
+	if (command->argument == ARGUMENT_MIGRATE)
+		return migrate_run(session, &migrate);
 	return command->print ? command_run(session, command, arguments[0]) : top_run(session, options.interval);
 }
 
@@ -207,7 +227,8 @@ int main(int argc, char **argv)
 
 	poptSetOtherOptionHelp(context,
 			       "[OPTION...] COMMAND\n\n  status | connections | stats | groups | domains | events |\n"
-			       "  demote [PID|all] | promote [PID|all] | move DOMAIN SOCKET | top\n");
+			       "  demote [PID|all] | promote [PID|all] | move DOMAIN SOCKET |\n"
+			       "  migrate DOMAIN HOST | top\n");
 	status = arguments_check(context, &command, arguments);
 	if (status == 0 && options.version)
 		printf("rlmctl %s\n", RLM_VERSION);

@@ -161,7 +161,9 @@ struct rlm_msg_segment {
 	uint32_t reserved;
 };
 
-#define RLM_SEGMENT_NO_FORK 0x1u // the peer's region is not inherited by a forked child (gntdev in a PV domain)
+// Not for forked children: those of a PV domain do not inherit the mapping, and nowhere may one that does not answer keep what has to be
+// closed before the domain is suspended.
+#define RLM_SEGMENT_NO_FORK 0x1u
 
 struct rlm_msg_bind {
 	struct rlm_msg_header header;

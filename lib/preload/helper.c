@@ -336,6 +336,7 @@ static void session_over(int error)
 		atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_OFFERED, memory_order_relaxed);
 		atomic_fetch_or_explicit(&c->flags, RLM_CONN_QUEUED, memory_order_relaxed); // the next broker has to hear of it
 	}
+	leaving_far();
 }
 
 int helper_send(const union rlm_msg *msg, int fd)

@@ -33,6 +33,13 @@ void leaving_begin(const struct rlm_msg_leave *m)
 	anything = true;
 }
 
+void leaving_far(void)
+{
+	for (struct link *l = links; l; l = l->next)
+		if (l->control_channel >= 0)
+			l->leaving = anything = true;
+}
+
 static void lose(struct rlm_conn *c)
 {
 	int fd = helper_pin(c);

@@ -207,6 +207,15 @@ void link_drop(uint64_t id, uint32_t side, uint32_t segment)
 	link_free_if_empty(l);
 }
 
+void links_fork_child(void)
+{
+	for (struct link *l = links, *next; l; l = next) {
+		next = l->next;
+		if (l->control_channel >= 0)
+			link_drop(l->id, l->side, RLM_ALL_SEGMENTS);
+	}
+}
+
 void link_end(struct link *l)
 {
 	while (l->segments)

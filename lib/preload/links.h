@@ -56,6 +56,8 @@ int segment_add(const struct rlm_msg_segment *msg, const int fds[4]);
 // so that what it left unread in its rings can still be read. false: nothing is bound there.
 bool link_detach(uint64_t id, uint32_t side);
 void link_drop(uint64_t id, uint32_t side, uint32_t segment);
+// In fork's child: what it may not have. Its connections have left it before.
+void links_fork_child(void);
 // Unmaps and closes all of it, whatever is bound there.
 void link_end(struct link *link);
 // A slot is free again on our side.

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "epoll.h"
+#include "links.h"
 #include "stream_internal.h"
 
 // --- what nobody has any more ---
@@ -171,6 +172,7 @@ void stream_fork_child(void)
 	fd_close_internal(arena.place.fd);
 	arena.place = child_place;
 	epoll_fork_child();
+	links_fork_child();
 	helper_fork_child();
 }
 

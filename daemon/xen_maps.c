@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "xen_maps.h"
+
+#include <dirent.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool has_both(pid_t pid, const char *text, const char *other)
+{
+	bool found = false, other_found = false;
+	char path[32], line[512];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	while (!(found && other_found) && fgets(line, sizeof(line), file)) {
+		found |= strstr(line, text) != NULL;
+		other_found |= strstr(line, other) != NULL;
+	}
+	fclose(file);
+	return found && other_found;
+}
+
+pid_t rlmd_maps_find(const char *text, const char *other)
+{
+	DIR *directory = opendir("/proc");
+	struct dirent *entry;
+	pid_t found = 0;
+
+	while (directory && !found && (entry = readdir(directory))) {
+		pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
+
+		if (pid > 0 && has_both(pid, text, other))
+			found = pid;
+	}
+	if (directory)
+		closedir(directory);
+	return found;
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Who has what mapped.
+#ifndef RLMD_XEN_MAPS_H
+#define RLMD_XEN_MAPS_H
+
+#include <sys/types.h>
+
+// A process that has files mapped with both texts in their paths; 0: none that we may look at.
+pid_t rlmd_maps_find(const char *text, const char *other);
+
+#endif
