@@ -14,6 +14,7 @@
 declare -A bed_port
 declare -A bed_address=([dom0]=10.0.2.10 [u1]=10.0.2.11 [u2]=10.0.2.12)
 bed_domains=(u1 u2)
+bed_dom0=dom0 # of the machine that is being started
 bed_boot_seconds=${RLM_XEN_BOOT_SECONDS:-600}
 
 bed_say() {
@@ -71,16 +72,16 @@ bed_boot() {
 	qemu-img create -q -f qcow2 -F raw -b "$bed_images/dom0.ext4" "$state.new/disk" || return 1
 	bed_say "booting Xen under QEMU: once, until the images change"
 	bed_qemu -drive "if=virtio,format=qcow2,file=$state.new/disk"
-	bed_answers dom0 || {
-		echo "dom0 does not answer; the console's end:"
+	bed_answers "$bed_dom0" || {
+		echo "$bed_dom0 does not answer; the console's end:"
 		tail -n 20 "$bed/console" "$bed/qemu.log"
 		return 1
 	}
-	bed_say "dom0 is up: $(on dom0 'xl info xen_version; uname -r' | xargs)"
+	bed_say "$bed_dom0 is up: $(on "$bed_dom0" 'xl info xen_version; uname -r' | xargs)"
 	for name in "${bed_domains[@]}"; do
 		bed_config "$name" "$type" && bed_create "$name" || return 1
 	done
-	on dom0 'sync'
+	on "$bed_dom0" 'sync'
 	bed_say "keeping this state"
 	bed_monitor stop "migrate_set_parameter max-bandwidth 0" "migrate \"exec:cat >'$state.new/memory'\"" >/dev/null || return 1
 	until bed_monitor "info migrate" | grep -q 'status: completed'; do
@@ -108,10 +109,10 @@ bed_start() {
 		sleep 0.2
 	done
 	bed_monitor cont >/dev/null
-	for name in dom0 "${bed_domains[@]}"; do
+	for name in "$bed_dom0" "${bed_domains[@]}"; do
 		bed_answers "$name" || return 1
 	done
-	bed_say "Xen $(on dom0 'xl info xen_version'), dom0, ${bed_domains[*]} ($type) are running"
+	bed_say "Xen $(on "$bed_dom0" 'xl info xen_version'), $bed_dom0 ${bed_domains[*]} ($type) are running"
 }
 
 # Leaves the domain's configuration in dom0's /tmp.

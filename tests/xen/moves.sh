@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# shellcheck shell=bash disable=SC2154
+# The parts of migrate.sh, beside what parts.sh has.
+
+# --- what runs between the domains
+
+# stream_start SETTINGS: the checked stream, from u1 to u2 and back.
+stream_start() {
+	background u2 stream-server "env $1 xen-stream serve 5400" && listens u2 5400 &&
+		background u1 stream "env $1 xen-stream run 10.0.2.12 5400 100000"
+}
+
+# Both ends have had all of it, exactly.
+stream_end() {
+	local host name
+	on u1 'kill -TERM $(cat /tmp/stream.pid)'
+	until_on 120 u1 '! kill -0 $(cat /tmp/stream.pid)' && until_on 30 u2 '! kill -0 $(cat /tmp/stream-server.pid)' || {
+		echo "the stream does not end"
+		return 1
+	}
+	for host in u1 u2; do
+		name=stream
+		[ $host = u1 ] || name=stream-server
+		echo "$host: $(on $host "cat /tmp/$name.log; rm /tmp/$name.pid")"
+		on $host "grep -q '^exact' /tmp/$name.log" || return 1
+	done
+}
+
+# HOST: a connection of its is on the ring both ways.
+on_ring() {
+	on "$1" "rlmctl connections --json" | jq -e '[.connections[] | select(.tx_carrier == "ring" and .rx_carrier == "ring")] | length > 0' >/dev/null
+}
+
+# ring_within SECONDS HOST
+ring_within() {
+	local start
+	start=$(date +%s%N)
+	until on_ring "$2"; do
+		[ $((($(date +%s%N) - start) / 1000000000)) -lt "$1" ] || {
+			echo "$2 has nothing on the ring after $1 s"
+			return 1
+		}
+		sleep 0.1
+	done
+	# By the broker's own clock, for an emulated machine is slow to answer.
+	echo "on the ring; $(on dom0 'rlmctl events --json' | jq -r '[.events[] | select(.event == "registered" or .event == "matched" or .event == "quiet")] |
+		(map(select(.event == "registered")) | last.time) as $here | (map(select(.event == "matched")) | last.time) as $joined |
+		"matched \(($joined - $here) * 1000 | round) ms after the last registration"')"
+}
+
+# --- what is to be true afterwards
+
+# Kernels complain of channels that were open across a suspend.
+kernels_quiet() {
+	local host status=0
+	for host in "$@"; do
+		if on "$host" 'dmesg | grep -E "BUG|WARNING|Oops|general protection|unreaped"'; then
+			echo "that is the kernel of $host"
+			status=1
+		fi
+	done
+	return $status
+}
+
+# No domain is left that somebody maps.
+no_zombies() {
+	local host
+	for host in "$@"; do
+		until_on 20 "$host" '! xl list | grep -E "\(null\)|--ps-d"' || {
+			on "$host" 'xl list'
+			return 1
+		}
+	done
+}
+
+stories() {
+	local host
+	for host in "${move_hosts[@]}" u1 u2; do
+		echo "--- $host"
+		on "$host" 'tail -n 25 /tmp/rlmd.log; rlmctl connections; rlmctl events | tail -n 30'
+	done
+}
+
+# --- parts
+
+part_save() {
+	local turn
+	all_start && stream_start "$preload" && ring_within 60 u1 || return 1
+	for turn in 1 2; do
+		on_timeout=180 on dom0 'xl save u1 /root/u1.save 2>&1' || return 1
+		on_timeout=180 on dom0 'xl restore /root/u1.save 2>&1 && rm /root/u1.save' || return 1
+		bed_answers u1 && ring_within 60 u1 || return 1
+	done
+	# One that goes on after it was saved.
+	on_timeout=180 on dom0 'xl save -c u2 /root/u2.save 2>&1 && rm /root/u2.save' || return 1
+	ring_within 60 u1 || return 1
+	stream_end || return 1
+	at_least "bytes by ring" "$(ring_bytes u1)" 100000 || return 1
+	on dom0 'rlmctl events | grep -E " (quiesce|quiet|departs|tool-ended|domain-gone|registered) "'
+	kernels_quiet u1 u2 dom0 && no_zombies dom0 && all_end && nothing_left
+}
+
+part_local() {
+	local domain
+	all_start && stream_start "$preload" && ring_within 60 u1 || return 1
+	for domain in u1 u2; do
+		on_timeout=180 on dom0 "xl migrate -s '' $domain 'xl migrate-receive' 2>&1 | grep -v Frames" || return 1
+		bed_answers $domain && ring_within 60 u1 || return 1
+	done
+	on_timeout=180 on dom0 "rlmctl migrate --ssh '' u1 'xl migrate-receive' 2>&1 | grep -v Frames" || return 1
+	bed_answers u1 && ring_within 60 u1 || return 1
+	stream_end || return 1
+	kernels_quiet u1 u2 dom0 && no_zombies dom0 && all_end && nothing_left
+}
+
+# What does not come off leaves everything as it was.
+part_refused() {
+	local out
+	all_start && stream_start "$preload" && ring_within 60 u1 || return 1
+	on u1 'kill -STOP $(cat /tmp/stream.pid)'
+	out=$(on_timeout=180 on dom0 'xl save u1 /root/u1.save 2>&1 && echo SAVED')
+	echo "$out"
+	[[ $out != *SAVED* && $out == *"rlmd: domain:u1 stays"*"(stopped)"* ]] || { echo "the stopped process is not named"; return 1; }
+	out=$(on_timeout=180 on dom0 'rlmctl migrate --timeout 2 u2 nowhere 2>&1 && echo MOVED')
+	echo "$out"
+	[[ $out != *MOVED* && $out == *"domain:u1 xen-stream"*"(stopped)"* ]] || { echo "the stopped peer is not named"; return 1; }
+	on u1 'kill -CONT $(cat /tmp/stream.pid)'
+	ring_within 60 u1 || return 1
+	# Nobody at the other end: the tool stack fails after the domain has become quiet.
+	on_timeout=180 on dom0 "xl migrate -s '' u1 'sleep 1' 2>&1 && echo MOVED" | tee "$work/out"
+	! grep -q MOVED "$work/out" || return 1
+	ring_within 60 u1 || return 1
+	on_timeout=180 on dom0 "rlmctl migrate --ssh '' u1 false 2>&1 && echo MOVED" | tee "$work/out"
+	! grep -q MOVED "$work/out" || return 1
+	ring_within 60 u1 || return 1
+	stream_end || return 1
+	kernels_quiet u1 u2 dom0 && all_end && nothing_left
+}
+
+# The broker is killed and the domain saved at once: the guard, which lives, lets that happen when all channels are closed.
+part_broker() {
+	all_start && stream_start "$preload" && ring_within 60 u1 || return 1
+	end dom0 rlmd KILL || return 1
+	on_timeout=180 on dom0 'xl save u1 /root/u1.save 2>&1' || return 1
+	on_timeout=180 on dom0 'xl restore /root/u1.save 2>&1 && rm /root/u1.save' || return 1
+	bed_answers u1 || return 1
+	rlmd_start dom0 && registered && ring_within 60 u1 || return 1
+	# The domain's own rlmd is killed: its processes leave by themselves. Until the next one has looked the domain stays.
+	end u1 rlmd KILL || return 1
+	on_timeout=180 on dom0 'xl save u1 /root/u1.save 2>&1 && echo SAVED' | tee "$work/out"
+	! grep -q SAVED "$work/out" && grep -q "rlmd is gone" "$work/out" || return 1
+	rlmd_start u1 && registered && ring_within 60 u1 || return 1
+	on_timeout=180 on dom0 'xl save u1 /root/u1.save 2>&1' || return 1
+	on_timeout=180 on dom0 'xl restore /root/u1.save 2>&1 && rm /root/u1.save' || return 1
+	bed_answers u1 && ring_within 60 u1 || return 1
+	stream_end || return 1
+	kernels_quiet u1 u2 dom0 && no_zombies dom0 && all_end && nothing_left
+}
+
+# --- two hosts
+
+declare -A where private=([dom0]=10.9.0.10 [hostb]=10.9.0.20)
+
+# All that runs at a time. SETTINGS: the environment of the programs.
+load_start() {
+	background u1 redis "env $1 redis-server --save '' --bind 0.0.0.0 --protected-mode no" && listens u1 6379 &&
+		background u2 iperf3 "env $1 iperf3 -s -1" && listens u2 5201 &&
+		background u2 benchmark "env $1 redis-benchmark -h 10.0.2.11 -c 4 -d 256 -t set,get -n 500 -q -l" &&
+		background u1 client "env $1 iperf3 -c 10.0.2.12 -b 4M -t 100000 -i 1 --forceflush" &&
+		stream_start "$1"
+}
+
+# Everything has to be as alive as it was.
+load_end() {
+	local status=0
+	on u1 'kill -0 $(cat /tmp/client.pid)' || { on u1 'tail -n 5 /tmp/client.log'; status=1; }
+	on u2 'kill -0 $(cat /tmp/benchmark.pid)' || { on u2 'tail -n 5 /tmp/benchmark.log'; status=1; }
+	if on u2 'tr "\r" "\n" </tmp/benchmark.log | grep -iE "error|reset|refused|closed"'; then status=1; fi
+	if on u1 'grep -iE "error|reset" /tmp/client.log'; then status=1; fi
+	echo "iperf3: $(on u1 'grep -c "0.00 bits/sec" /tmp/client.log') seconds without a byte, of $(on u1 'grep -c sec /tmp/client.log')"
+	end u1 client INT || status=1
+	end u2 benchmark INT || status=1
+	end u1 redis || status=1
+	on u2 'rm -f /tmp/iperf3.pid'
+	stream_end || status=1
+	return $status
+}
+
+# move DOMAIN xl|rlmctl: to the other host.
+move() {
+	local domain=$1 from=${where[$1]} to=dom0 status=0
+	[ "$from" = hostb ] || to=hostb
+	local carrier="socat -b262144 - TCP:${private[$to]}:8002"
+	if [ "$2" = xl ]; then
+		on_timeout=400 on "$from" "xl migrate -s '' $domain '$carrier' >/tmp/move.log 2>&1" || status=1
+	else
+		on_timeout=400 on "$from" "rlmctl migrate --ssh '' $domain '$carrier' >/tmp/move.log 2>&1" || status=1
+	fi
+	on "$from" 'grep -vE "Frames|^Saving|^Loading" /tmp/move.log'
+	[ $status = 0 ] || return 1
+	where[$domain]=$to
+	bed_answers "$domain"
+}
+
+# The moves, with what runs meanwhile. SETTINGS.
+moves_with() {
+	local i domain way start
+	where=([u1]=dom0 [u2]=dom0)
+	load_start "$1" || return 1
+	[ -z "$1" ] || ring_within 60 u1 || return 1
+	for ((i = 0; i < moves; i++)); do
+		domain=u$((i % 2 + 1)) way=xl
+		[ -z "$1" ] || [ $((i % 4)) -lt 2 ] || way=rlmctl
+		sleep $((RANDOM % 3)).$((RANDOM % 10)) # at any moment
+		start=$SECONDS
+		move $domain $way || return 1
+		echo "$domain is at ${where[$domain]} after $((SECONDS - start)) s, by $way migrate"
+		[ -z "$1" ] || [ "${where[u1]}" != "${where[u2]}" ] || ring_within 60 u1 || return 1
+	done
+	load_end
+}
+
+part_hosts() {
+	local host
+	for host in dom0 hostb; do
+		background $host receiver "socat TCP-LISTEN:8002,fork,reuseaddr EXEC:\"xl migrate-receive\"" || return 1
+	done
+	echo "without librlm:"
+	moves_with '' || return 1
+	rlmd_start hostb && all_start || return 1
+	echo "with librlm:"
+	moves_with "$preload" || return 1
+	on u1 'rlmctl stats --json' | jq -r '.totals | "u1: \(.tx_bytes_ring + .rx_bytes_ring) bytes by ring, \(.tx_bytes_plain + .rx_bytes_plain) by TCP"'
+	at_least "bytes by ring" "$(ring_bytes u1)" 100000 || return 1
+	on hostb 'rlmctl events | grep -E " (quiesce|quiet|departs|tool-ended|domain-gone|registered) "'
+	kernels_quiet u1 u2 dom0 hostb && no_zombies dom0 hostb || return 1
+	all_end && rlmd_end hostb && end dom0 receiver && end hostb receiver && nothing_left
+}
