@@ -37,8 +37,8 @@ install_packages() {
 		printf '#!/bin/sh\nexit 101\n' | as_root tee /usr/sbin/policy-rc.d >/dev/null
 		as_root chmod +x /usr/sbin/policy-rc.d
 	fi
-	as_root apt-get update -qq &&
-		as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+	as_root apt-get -o DPkg::Lock::Timeout=300 update -qq &&
+		as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
 		status=1
 	[ -z "$guard" ] || as_root rm -f /usr/sbin/policy-rc.d
 	return $status

@@ -5,7 +5,7 @@ packages=(redis-server redis-tools python3)
 
 alone_redis() {
 	server 6400 redis-server --port 6400 --bind 0.0.0.0 --protected-mode no --save '' --dir "$dir"
-	client timeout 40 redis-benchmark -h "$server_address" -p 6400 -c 10 -t set,get -n 30000 --csv >"$dir/out.csv" || fail "status $?"
+	client redis-benchmark -h "$server_address" -p 6400 -c 10 -t set,get -n 30000 --csv >"$dir/out.csv" || fail "status $?"
 	say "$(sed -n 's/^"GET","\([0-9]*\).*/\1/p' "$dir/out.csv") get/s"
 	alone_hold
 }
@@ -13,7 +13,7 @@ alone_redis() {
 alone_files() {
 	random_file "$work/100m" 100
 	server 7005 socat -u FILE:"$work/100m" TCP-LISTEN:7005,reuseaddr
-	client timeout 40 socat -u TCP:"$server_address":7005 OPEN:"$dir/got",creat,trunc || fail "socat: status $?"
+	client socat -u TCP:"$server_address":7005 OPEN:"$dir/got",creat,trunc || fail "socat: status $?"
 	same_file "$work/100m" "$dir/got"
 	say "100 MB right"
 }
@@ -21,8 +21,8 @@ alone_files() {
 # A connection that is still there, and has been used for a while, when rlmctl is asked.
 alone_hold() {
 	server 8500 /usr/bin/python3 "$here/echo.py" server "$server_address" 8500
-	client timeout 60 /usr/bin/python3 "$here/echo.py" hold "$server_address" 8500 >"$dir/hold" || true &
-	wait_for 20 grep -q ok "$dir/hold" || fail "no echo: $(tail -n 1 "$dir/client.log")"
+	client /usr/bin/python3 "$here/echo.py" hold "$server_address" 8500 >"$dir/hold" || true &
+	wait_for grep -q ok "$dir/hold" || fail "no echo: $(tail -n 1 "$dir/client.log")"
 	# An offer to find the peer stands for a second.
 	[ "$mode" = bare ] || sleep 1.5
 }

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 
-QUIET_SECONDS = 40  # no test that ends is silent for longer
+QUIET_SECONDS = 120  # no test that ends is silent for longer, on a busy machine too
 HANGS_MOST = 5
 
 TEST_STARTS = re.compile(rb"^(?:\w+ )?\(?((?:test|__main__)\.[\w.]+)\)? ?\.\.\. |^\w+ \((test\.[\w.]+)\)", re.M)

@@ -9,7 +9,7 @@ inetd_cat() {
 	echo "7100 stream tcp nowait root /bin/cat cat" >"$dir/inetd.conf"
 	server 7100 inetd -i "$dir/inetd.conf"
 	for i in 1 2 3; do
-		client timeout 20 socat -t 10 STDIO TCP:"$server_address":7100 <"$work/5m" >"$dir/got.$i" || fail "socat: status $?"
+		client socat -t 10 STDIO TCP:"$server_address":7100 <"$work/5m" >"$dir/got.$i" || fail "socat: status $?"
 		same_file "$work/5m" "$dir/got.$i"
 	done
 	say "3 x 5 MB right"

@@ -38,33 +38,33 @@ ssh_up() {
 
 ssh_scp() {
 	ssh_up
-	client timeout 40 scp -F "$work/ssh/client" "$work/200m" "$server_address:$dir/up" || fail "scp: status $?"
-	client timeout 40 scp -F "$work/ssh/client" "$server_address:$work/200m" "$dir/down" || fail "scp: status $?"
+	client scp -F "$work/ssh/client" "$work/200m" "$server_address:$dir/up" || fail "scp: status $?"
+	client scp -F "$work/ssh/client" "$server_address:$work/200m" "$dir/down" || fail "scp: status $?"
 	same_file "$work/200m" "$dir/up"
 	same_file "$work/200m" "$dir/down"
-	need 2 300000000
+	need 2 100000000
 	say "2 x 200 MB right"
 }
 
 ssh_sftp() {
 	ssh_up
 	printf 'put %s %s\nget %s %s\n' "$work/200m" "$dir/up" "$work/200m" "$dir/down" >"$dir/batch"
-	client timeout 40 sftp -q -F "$work/ssh/client" -b "$dir/batch" "$server_address" >"$dir/out" || fail "sftp: status $?"
+	client sftp -q -F "$work/ssh/client" -b "$dir/batch" "$server_address" >"$dir/out" || fail "sftp: status $?"
 	same_file "$work/200m" "$dir/up"
 	same_file "$work/200m" "$dir/down"
-	need 1 300000000
+	need 1 100000000
 	say "2 x 200 MB right"
 }
 
 ssh_command() {
 	ssh_up
-	client timeout 40 ssh -F "$work/ssh/client" "$server_address" "cat; echo end" <"$work/ssh/user.pub" >"$dir/out" || fail "ssh: status $?"
+	client ssh -F "$work/ssh/client" "$server_address" "cat; echo end" <"$work/ssh/user.pub" >"$dir/out" || fail "ssh: status $?"
 	(cat "$work/ssh/user.pub" && echo end) >"$dir/want"
 	same_file "$dir/want" "$dir/out"
 	say "right"
 }
 
 ssh_init
-row "sshd, scp" ring ssh_scp promote=eager seconds=90
-row "sshd, sftp" ring ssh_sftp promote=eager seconds=90
+row "sshd, scp" ring ssh_scp promote=eager
+row "sshd, sftp" ring ssh_sftp promote=eager
 row "sshd, ssh" any ssh_command
