@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "sys.h"
@@ -34,9 +35,17 @@ static void *map_shared(size_t size, int fd)
 	return p < 0 && p > -4096 ? NULL : (void *)p;
 }
 
+// To try it would cost the process a SIGXFSZ.
+static bool may_make(size_t size)
+{
+	struct rlimit limit;
+
+	return sys_call4(SYS_prlimit64, 0, RLIMIT_FSIZE, NULL, &limit) < 0 || limit.rlim_cur >= size;
+}
+
 static int make_memfd(const char *name, size_t size)
 {
-	int fd = (int)sys_call2(SYS_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int fd = may_make(size) ? (int)sys_call2(SYS_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING) : -EFBIG;
 	long r;
 
 	if (fd < 0)
