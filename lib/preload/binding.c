@@ -775,6 +775,61 @@ bool binding_give_back_idle(void)
 	return not_idle != 0;
 }
 
+static struct {
+	uint64_t now_ms;
+	bool others;
+} full;
+
+// Nothing was read since an earlier look. TCP takes more than a ring does, and two programs that both write first may count on that: what
+// comes next goes there. The receiver empties the ring, then reads TCP, and offers the next round.
+static void relieve(struct rlm_conn *c, struct rlm_bound *b, int fd)
+{
+	cutover_tx_end(b);
+	cutover_tx(c, b, fd, false);
+	stream_note_tx(c, b);
+}
+
+static void relieve_one(struct rlm_conn *c)
+{
+	int fd = helper_pin(c);
+	bool relieved = false;
+	struct rlm_bound *b;
+	uint64_t tail;
+
+	if (fd < 0)
+		goto out;
+	rlm_lock_take(&c->tx_lock);
+	b = stream_bound(c);
+	if (b && b->tx_full && (b->tx_state != TX_RING || b->tx_dead || b->gone || cutover_is_lost(b)))
+		b->tx_full = 0;
+	if (b && b->tx_full) {
+		tail = atomic_load_explicit(&b->tx.peer->tail, memory_order_acquire);
+		b->tx_full = ring_head(&b->tx) - tail > b->tx.size - b->tx.size / 4;
+		if (!b->tx_full || tail != b->full_tail) {
+			b->full_tail = tail;
+			b->full_ms = full.now_ms;
+		} else if (full.now_ms - b->full_ms >= settings.full_ms) {
+			relieve(c, b, fd);
+			relieved = true;
+			b->tx_full = 0;
+		}
+		full.others |= b->tx_full;
+	}
+	rlm_lock_drop(&c->tx_lock);
+	if (relieved)
+		wake_conn(c);
+out:
+	helper_unpin();
+}
+
+bool binding_relieve_full(uint64_t now_ms)
+{
+	full.now_ms = now_ms;
+	full.others = false;
+	for_each_bound(relieve_one);
+	return full.others;
+}
+
 // --- messages ---
 
 static bool have_fds(const int *fds, unsigned n)

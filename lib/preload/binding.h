@@ -9,6 +9,7 @@
 #include "rlm/proto.h"
 
 #define IDLE_LOOK_MS 3000u
+#define FULL_LOOK_MS 50u
 
 void binding_offer(struct rlm_conn *c);
 // One message from the broker; takes descriptors it keeps out of fds (sets -1). < 0: the broker makes no sense.
@@ -21,6 +22,8 @@ void binding_broker_is_back(void);
 bool binding_has_lent(void);
 // Returns the memory of rings that nobody used since the last look. true: there are rings left to look after.
 bool binding_give_back_idle(void);
+// Takes full rings that nobody reads from back to TCP. true: there are others to look after.
+bool binding_relieve_full(uint64_t now_ms);
 
 // From helper.c
 int helper_pin(const struct rlm_conn *c); // a descriptor, -1: closed meanwhile; unpin in both cases

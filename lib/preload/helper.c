@@ -47,6 +47,7 @@ static struct {
 	uint32_t redirects;
 	uint64_t next_idle_ms; // 0: nothing to look after
 	uint64_t next_sweep_ms; // 0: nothing is lent to forked children
+	uint64_t next_full_ms; // 0: no ring is full
 	struct {
 		struct rlm_conn_ref conn;
 		uint64_t at_ms;
@@ -270,6 +271,20 @@ void helper_note_lent(void)
 	note_job(JOB_LENT);
 }
 
+static _Atomic bool full_noted; // the helper knows that there are full rings
+
+// The caller holds a lock: never wait.
+void helper_note_full(struct rlm_bound *b)
+{
+	if (!b->tx_full)
+		b->full_tail = UINT64_MAX;
+	b->tx_full = 1;
+	if (atomic_exchange_explicit(&full_noted, true, memory_order_seq_cst))
+		return;
+	helper_ensure();
+	poke();
+}
+
 bool helper_offer_outstanding(const struct rlm_conn *c)
 {
 	return atomic_load_explicit(&c->flags, memory_order_seq_cst) & RLM_CONN_NAMING;
@@ -465,6 +480,19 @@ static void run_retries(uint64_t now, uint64_t *next)
 	}
 }
 
+// The note is cleared before the look: a ring that becomes full meanwhile is noted again.
+static void look_after_full(uint64_t now)
+{
+	if (helper.next_full_ms && helper.next_full_ms <= now) {
+		helper.next_full_ms = 0;
+		atomic_store_explicit(&full_noted, false, memory_order_seq_cst);
+		if (binding_relieve_full(now))
+			atomic_store_explicit(&full_noted, true, memory_order_seq_cst);
+	}
+	if (!helper.next_full_ms && atomic_load_explicit(&full_noted, memory_order_seq_cst))
+		helper.next_full_ms = now + FULL_LOOK_MS;
+}
+
 #define LAST_LOOK_MS 20u
 
 // What there is to do at a time, and how long until the next; -1: nothing.
@@ -492,6 +520,9 @@ static int run_timers(void)
 	}
 	if (helper.next_sweep_ms && helper.next_sweep_ms < next)
 		next = helper.next_sweep_ms;
+	look_after_full(now);
+	if (helper.next_full_ms && helper.next_full_ms < next)
+		next = helper.next_full_ms;
 	if (atomic_load_explicit(&main_ended, memory_order_seq_cst) && now + LAST_LOOK_MS < next)
 		next = now + LAST_LOOK_MS;
 	if (next == UINT64_MAX)
@@ -681,7 +712,8 @@ void helper_fork_child(void)
 	fd_close_internal(arena.tickets_fd);
 	arena_drop_tickets(&arena);
 	helper.put = helper.taken = 0;
-	helper.next_connect_ms = helper.next_idle_ms = helper.next_sweep_ms = 0;
+	helper.next_connect_ms = helper.next_idle_ms = helper.next_sweep_ms = helper.next_full_ms = 0;
+	atomic_store_explicit(&full_noted, false, memory_order_relaxed);
 	memset(helper.retries, 0, sizeof(helper.retries));
 	atomic_store_explicit(&helper_running, 0, memory_order_relaxed);
 }

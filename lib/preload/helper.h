@@ -21,6 +21,8 @@ static inline void helper_ensure(void)
 }
 // Somebody used a connection whose idle ring was given back to the system.
 void helper_note_activity(void);
+// A send found its ring full. tx_lock held.
+void helper_note_full(struct rlm_bound *b);
 // The last descriptor of a promoted connection in this process was closed, others of the family have it.
 void helper_note_lent(void);
 // Call after the descriptor's entry was cleared and before it is closed: waits (microseconds) until the helper does not use it.

@@ -20,6 +20,7 @@ struct rlm_settings settings = {
 	.spin = true,
 	.offer_calls = 16,
 	.offer_bytes = 64 * 1024,
+	.full_ms = 200,
 };
 
 enum rlm_log_level log_level;
@@ -65,7 +66,7 @@ static const char *keep(const char *value, char *copy, size_t size)
 	return copy;
 }
 
-static uint64_t get_bytes(const char *name, uint64_t otherwise)
+static uint64_t get_number(const char *name, uint64_t otherwise)
 {
 	const char *value = get(name);
 	char *end;
@@ -76,7 +77,7 @@ static uint64_t get_bytes(const char *name, uint64_t otherwise)
 	errno = 0;
 	n = strtoull(value, &end, 10);
 	if (errno || *end || *value == '-') {
-		log_warn("%s=%s is not a number of bytes, ignored", name, value);
+		log_warn("%s=%s is not a number, ignored", name, value);
 		return otherwise;
 	}
 	return n;
@@ -130,6 +131,7 @@ void settings_read(void)
 		settings.spin = false;
 	else if (value && strcmp(value, "on"))
 		log_warn("RLM_SPIN=%s is none of on, off; taking on", value);
-	settings.test_demote_after = get_bytes("RLM_TEST_DEMOTE_AFTER", 0);
-	settings.test_flap = get_bytes("RLM_TEST_FLAP", 0);
+	settings.test_demote_after = get_number("RLM_TEST_DEMOTE_AFTER", 0);
+	settings.test_flap = get_number("RLM_TEST_FLAP", 0);
+	settings.full_ms = get_number("RLM_TEST_FULL", settings.full_ms);
 }

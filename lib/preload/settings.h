@@ -14,6 +14,7 @@ struct rlm_settings {
 	uint64_t offer_bytes;
 	uint64_t test_demote_after; // RLM_TEST_DEMOTE_AFTER: ring bytes, 0 = never
 	uint64_t test_flap;         // RLM_TEST_FLAP: ring bytes, 0 = never
+	uint64_t full_ms;           // RLM_TEST_FULL: how long a ring stays full that nobody reads from
 };
 
 extern struct rlm_settings settings;

@@ -271,6 +271,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 				stream_drop_often(c, b, &c->tx_lock, &b->tx_habit);
 				return (int64_t)done;
 			}
+			helper_note_full(b);
 			if (conn_is_nonblock(c, flags)) {
 				b->tx_blocked++;
 				rlm_lock_drop(&c->tx_lock);
