@@ -687,14 +687,25 @@ void helper_stop(void)
 {
 	long pid = sys_call0(SYS_getpid);
 
-	if (!atomic_load_explicit(&helper_running, memory_order_acquire))
+	if (!atomic_load_explicit(&helper_running, memory_order_acquire) ||
+	    atomic_exchange_explicit(&stopping, true, memory_order_seq_cst)) // another thread does it
 		return;
-	atomic_store_explicit(&stopping, true, memory_order_seq_cst);
 	poke();
 	while (!helper.tid || sys_call3(SYS_tgkill, pid, helper.tid, 0) == 0) // until the kernel knows it no more
 		sys_call0(SYS_sched_yield);
+	helper.tid = 0;
+	if (helper.broker >= 0)
+		session_over(0);
 	close_descriptors();
 	atomic_store_explicit(&helper_running, 0, memory_order_release);
+}
+
+void helper_pause(void)
+{
+	if (!atomic_load_explicit(&stopping, memory_order_seq_cst)) {
+		helper_stop();
+		atomic_store_explicit(&stopping, false, memory_order_seq_cst);
+	}
 }
 
 // In fork's child the thread is gone, and the broker session, epoll instance and eventfd are the parent's.

@@ -36,6 +36,8 @@ bool helper_offer_outstanding(const struct rlm_conn *c);
 void helper_main_thread_ends(void);
 // For good; the thread has gone when it returns. No connection may be promoted any more.
 void helper_stop(void);
+// The same, but it starts again when something needs it. Connections go on as when the broker is gone.
+void helper_pause(void);
 void helper_fork_child(void);
 bool helper_broker_exists(void);
 const char *helper_socket_path(void);

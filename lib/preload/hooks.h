@@ -129,6 +129,9 @@ void hook_fork_done(long pid);
 
 // The process uses sockets in a way that no hook sees: all connections stay on TCP from now on.
 void hook_bar_all(void);
+// The kernel asks of the caller that it be the only thread, or gives it a descriptor table of its own: it must not notice the helper thread,
+// which starts again when it is needed.
+void hook_be_alone(void);
 // seccomp(2): from here on no call but the program's own.
 void hook_before_sandbox(void);
 

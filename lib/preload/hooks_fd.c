@@ -72,10 +72,12 @@ RLM_EXPORT int close_range(unsigned first, unsigned last, int flags)
 		return (int)rlm_result(-ENOSYS);
 	if (highest < 0 || first > last || first > (unsigned)highest || hook_in_vfork() || flags & ~CLOSE_RANGE_UNSHARE)
 		return REAL(close_range)(first, last, flags);
-	if (flags & CLOSE_RANGE_UNSHARE)
+	if (flags & CLOSE_RANGE_UNSHARE) {
 		unshare_range(first, end);
-	else
+		hook_be_alone();
+	} else {
 		forget_range(first, end);
+	}
 	return close_pieces(first, last, end, flags);
 }
 

@@ -6,6 +6,7 @@
 // the table ask hook_in_vfork(). _Fork(), clone() and the system calls run no handlers; these hooks do.
 #include "hooks.h"
 
+#include <linux/nsfs.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -172,6 +173,29 @@ RLM_EXPORT int prctl(int option, ...)
 	if (option == PR_SET_SECCOMP && !hook_in_vfork())
 		hook_before_sandbox();
 	return REAL(prctl)(option, arg[0], arg[1], arg[2], arg[3]);
+}
+
+// --- what a thread may leave only if it is alone ---
+
+void hook_be_alone(void)
+{
+	if (settings.enabled && !hook_in_vfork())
+		helper_pause();
+}
+
+RLM_EXPORT int unshare(int flags)
+{
+	if (flags & (CLONE_FILES | CLONE_NEWUSER | CLONE_THREAD | CLONE_SIGHAND | CLONE_VM))
+		hook_be_alone();
+	return REAL(unshare)(flags);
+}
+
+// Network namespaces are changed often, and by any thread.
+RLM_EXPORT int setns(int fd, int type)
+{
+	if (type != CLONE_NEWNET && (type || sys_ioctl(fd, NS_GET_NSTYPE, NULL) != CLONE_NEWNET))
+		hook_be_alone();
+	return REAL(setns)(fd, type);
 }
 
 // --- exec ---

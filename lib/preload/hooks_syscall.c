@@ -324,6 +324,10 @@ RLM_EXPORT long syscall(long number, ...)
 		return execveat(INT(0), PTR(1), PTR(2), PTR(3), INT(4));
 	case SYS_io_uring_setup:
 		return do_io_uring_setup(a);
+	case SYS_unshare:
+		return unshare(INT(0));
+	case SYS_setns:
+		return setns(INT(0), INT(1));
 	case SYS_prctl:
 		return prctl(INT(0), a[1], a[2], a[3], a[4]);
 	case SYS_seccomp:
