@@ -71,6 +71,17 @@ unsigned rlmd_link_side(const struct rlmd_link *link, const struct rlmd_party *p
 	return link->end[0].party != party;
 }
 
+bool rlmd_link_tell(struct rlmd_link *link, unsigned side, uint32_t segment, bool bad)
+{
+	struct rlmd_segment *found = segment == RLM_ALL_SEGMENTS ? NULL : rlmd_segment_by_number(link, segment);
+	uint8_t *told = bad ? &link->told_bad : found ? &found->told : &link->told, bit = (uint8_t)(1u << side);
+
+	if ((segment != RLM_ALL_SEGMENTS && !found) || *told & bit)
+		return false;
+	*told |= bit;
+	return true;
+}
+
 // A party of both sides is charged once: it maps the memory twice but owns it once.
 static void memory_add(struct rlmd_links *links, struct rlmd_link *link, uint64_t memory)
 {

@@ -45,6 +45,7 @@ struct rlmd_segment {
 	uint64_t memory;
 	double idle_since;
 	bool idle;				    // on the idle list
+	uint8_t told;				    // far: bit per side whose half the other one has been told of
 	struct rlmd_segment *prev, *next;	    // rlmd_link.segments
 	struct rlmd_segment *idle_prev, *idle_next; // rlmd_links.idle, oldest first
 	struct rlmd_slot slot[];
@@ -61,6 +62,8 @@ struct rlmd_link {
 	bool closed;
 	bool leaving; // its processes were told to leave it, see leave.c
 	bool far; // its ends are in two Xen domains: its segments have the shape that channels can have
+	uint8_t told;	  // far: the same for the control doorbell
+	uint8_t told_bad; // and for its telling that it cannot make a half
 	uint32_t next_segment;
 	uint64_t memory;
 	struct rlmd_segment *segments;
@@ -90,6 +93,9 @@ struct rlmd_link *rlmd_link_by_id(struct rlmd_links *links, uint64_t id);
 struct rlmd_link *rlmd_link_new(struct rlmd_links *links, struct rlmd_party *a, struct rlmd_party *b);
 // The party's side; for a link with itself as well 0.
 unsigned rlmd_link_side(const struct rlmd_link *link, const struct rlmd_party *party);
+// far: side tells the other one what it has made of a segment (RLM_ALL_SEGMENTS: the control doorbell), or that it cannot. False: it has said
+// so before, or there is no such segment.
+bool rlmd_link_tell(struct rlmd_link *link, unsigned side, uint32_t segment, bool bad);
 // Frees the link and its segments and gives their memory back.
 void rlmd_link_free(struct rlmd_links *links, struct rlmd_link *link);
 // Nothing is bound there from now on.

@@ -170,18 +170,34 @@ static json_t *group_json(struct rlmd_broker *broker, const char *name, const st
 	return json_pack("{ss so so}", "name", name, "patterns", patterns, "domains", members);
 }
 
+static bool group_listed(const json_t *list, const char *name)
+{
+	const json_t *group;
+	size_t i;
+
+	json_array_foreach(list, i, group)
+		if (strcmp(json_string_value(json_object_get(group, "name")), name) == 0)
+			return true;
+	return false;
+}
+
 static json_t *groups(struct rlmd_broker *broker, struct rlmd_client *asking, const json_t *request)
 {
 	const struct rlmd_groups *configured = &broker->config.groups;
 	json_t *list = json_array();
-	bool has_default = false;
+	struct rlmd_domain *domain, *next;
 
-	for (size_t i = 0; i < configured->count; i++) {
+	for (size_t i = 0; i < configured->count; i++)
 		json_array_append_new(list, group_json(broker, configured->list[i].name, &configured->list[i]));
-		has_default |= strcmp(configured->list[i].name, RLMD_GROUP_DEFAULT) == 0;
-	}
-	if (!has_default)
+	if (!group_listed(list, RLMD_GROUP_DEFAULT))
 		json_array_append_new(list, group_json(broker, RLMD_GROUP_DEFAULT, NULL));
+	// Those that no file names, see rlmd_domain.group.
+	HASH_ITER (hh, broker->domains.by_cookie, domain, next) {
+		const char *name = rlmd_domain_group(domain, &broker->config.groups);
+
+		if (!group_listed(list, name))
+			json_array_append_new(list, group_json(broker, name, NULL));
+	}
 	return json_pack("{so}", "groups", list);
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// What both roles on Xen have in common: xenstore, and where messages for processes go.
+// What both roles on Xen have in common: how they begin and end, and where messages for processes go.
 #include "xen.h"
 
 #include <errno.h>
@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include <xenstore.h>
 
 #include "log.h"
 #include "xen_channel.h"
@@ -54,15 +52,15 @@ int rlmd_xen_init(struct rlmd_broker *broker, enum rlmd_role role, char *error, 
 		return -ENOMEM;
 	xen->role = role;
 	xen->far.broker = broker;
-	xen->store = xs_open(0);
-	if (!xen->store) {
-		err = -errno;
-		snprintf(error, error_size, "cannot reach xenstore: %s", strerror(errno));
+	broker->xen = xen;
+	err = rlmd_store_open(broker);
+	if (err) {
+		snprintf(error, error_size, "cannot reach xenstore: %s", strerror(-err));
+		broker->xen = NULL;
 		free(xen);
 		return err;
 	}
 	rlmd_xen_grants_allow(GRANT_PAGES);
-	broker->xen = xen;
 	if (role == RLMD_ROLE_BROKER)
 		return rlmd_broker_role_init(broker, error, error_size);
 	return rlmd_guest_role_init(broker, error, error_size);
@@ -74,53 +72,14 @@ void rlmd_xen_deinit(struct rlmd_broker *broker)
 
 	if (!xen)
 		return;
-	ev_io_stop(broker->loop, &xen->watch);
 	if (xen->role == RLMD_ROLE_BROKER)
 		rlmd_broker_role_deinit(broker);
 	else
 		rlmd_guest_role_deinit(broker);
 	rlmd_far_deinit(&xen->far);
-	xs_close(xen->store);
+	rlmd_store_close(broker);
 	free(xen);
 	broker->xen = NULL;
-}
-
-// --- xenstore
-
-static void (*watch_fired)(struct rlmd_broker *broker, const char *path, const char *token);
-
-static void on_watch(struct ev_loop *loop, ev_io *io, int events)
-{
-	struct rlmd_broker *broker = io->data;
-	char **watch;
-
-	while ((watch = xs_check_watch(broker->xen->store))) {
-		watch_fired(broker, watch[XS_WATCH_PATH], watch[XS_WATCH_TOKEN]);
-		free(watch);
-	}
-}
-
-void rlmd_store_watch(struct rlmd_broker *broker, void (*fired)(struct rlmd_broker *broker, const char *path, const char *token))
-{
-	struct rlmd_xen *xen = broker->xen;
-
-	watch_fired = fired;
-	ev_io_init(&xen->watch, on_watch, xs_fileno(xen->store), EV_READ);
-	xen->watch.data = broker;
-	ev_io_start(broker->loop, &xen->watch);
-}
-
-bool rlmd_store_read(struct rlmd_xen *xen, const char *path, char *value, size_t size)
-{
-	unsigned length = 0;
-	char *text = xs_read(xen->store, XBT_NULL, path, &length);
-
-	value[0] = 0;
-	if (!text)
-		return false;
-	snprintf(value, size, "%.*s", (int)length, text);
-	free(text);
-	return true;
 }
 
 // --- messages

@@ -10,7 +10,6 @@
 #include <utlist.h>
 
 #include <libxenvchan.h>
-#include <xenstore.h>
 
 #include "codec.h"
 #include "leave.h"
@@ -19,8 +18,9 @@
 #include "xen_move.h"
 #include "xen_node.h"
 
-#define CLIENTS_MAX 4096u // processes of one domain
-#define SERVE_PAUSE 0.2	  // seconds between two channels for one domain, however often it asks
+#define CLIENTS_MAX	4096u // processes of one domain
+#define SERVE_PAUSE	0.2   // seconds before a domain gets a channel; twice as long each time when it asks again soon
+#define SERVE_PAUSE_MAX 10.0
 
 // A link of which a side could not make its half.
 struct rlmd_failed_link {
@@ -99,39 +99,16 @@ void rlmd_xen_client_gone(struct rlmd_broker *broker, struct rlmd_client *client
 		rlmd_guest_client_gone(broker, client);
 }
 
-static bool endpoint_valid(const struct rlmd_endpoint *endpoint)
-{
-	static const uint8_t zero[12];
-
-	return endpoint->family == AF_INET6 || (endpoint->family == AF_INET && memcmp(endpoint->address + 4, zero, sizeof(zero)) == 0);
-}
-
-// Another domain has said that the address is its own, and this one has not.
-static const struct rlmd_guest *address_owner(const struct rlmd_guest *guest, const struct rlmd_endpoint *endpoint)
-{
-	const struct rlmd_guest *other, *owner = NULL;
-
-	DL_FOREACH (guest->broker->xen->guests, other)
-		for (uint32_t i = 0; i < other->address_count; i++)
-			if (other->address[i].family == endpoint->family &&
-			    memcmp(other->address[i].address, endpoint->address, sizeof(endpoint->address)) == 0) {
-				if (other == guest)
-					return NULL;
-				owner = other;
-			}
-	return owner;
-}
-
 static void offer(struct rlmd_guest *guest, struct rlmd_client *client, const struct rlmd_wire_offer *wire)
 {
 	struct rlmd_broker *broker = guest->broker;
-	const struct rlmd_guest *owner = address_owner(guest, &wire->local);
+	const struct rlmd_guest *owner = rlmd_address_owner(guest, &wire->local);
 	struct rlmd_offer *fresh, *old;
 
 	HASH_FIND(hh, client->offers, &wire->conn.index, sizeof(wire->conn.index), old);
 	if (old)
 		rlmd_offer_free(broker, old);
-	if (!endpoint_valid(&wire->local) || !endpoint_valid(&wire->remote)) {
+	if (!rlmd_address_valid(&wire->local) || !rlmd_address_valid(&wire->remote)) {
 		refuse(guest, "an address of unknown family");
 		return;
 	}
@@ -215,8 +192,8 @@ static void half_route(struct rlmd_broker *broker, const struct rlmd_guest *from
 		return; // dropped meanwhile
 	maker = client_of(link->end[half->side].party);
 	other = client_of(link->end[!half->side].party);
-	if (!maker || maker->guest != from)
-		return; // not its own
+	if (!maker || maker->guest != from || !rlmd_link_tell(link, half->side, half->segment, half->status != 0))
+		return; // not its own, or said before
 	if (half->status)
 		failed_add(broker, half->link);
 	if (!other)
@@ -244,10 +221,9 @@ static void hello(struct rlmd_guest *guest, const struct rlmd_wire_hello *wire)
 		refuse(guest, "another version of the protocol");
 		return;
 	}
-	guest->address_count = 0;
-	for (uint32_t i = 0; i < wire->addresses; i++)
-		if (endpoint_valid(&wire->address[i]))
-			guest->address[guest->address_count++] = wire->address[i];
+	rlmd_addresses_learn(guest, wire);
+	if (guest->hello)
+		return;
 	guest->hello = true;
 	snprintf(welcome.name, sizeof(welcome.name), "%s", guest->domain->name);
 	rlmd_pipe_send(&guest->pipe, &welcome);
@@ -296,11 +272,6 @@ static void on_message(void *owner, const union rlmd_wire *wire)
 	}
 }
 
-static void home_path(char *path, size_t size, const struct rlmd_guest *guest, const char *node)
-{
-	snprintf(path, size, "/local/domain/%u/%s", guest->id, node);
-}
-
 static void on_over(void *owner, const char *why)
 {
 	struct rlmd_guest *guest = owner;
@@ -319,16 +290,39 @@ void rlmd_guest_shut(struct rlmd_guest *guest)
 	clients_end(guest);
 }
 
-// --- domains
+// --- channels
+
+// Who comes again and again has to wait longer each time.
+static void pause_set(struct rlmd_guest *guest)
+{
+	double now = ev_now(guest->broker->loop);
+
+	guest->pause = now - guest->served > SERVE_PAUSE_MAX ? SERVE_PAUSE : guest->pause * 2;
+	if (guest->pause > SERVE_PAUSE_MAX)
+		guest->pause = SERVE_PAUSE_MAX;
+	guest->served = now;
+}
+
+static struct libxenvchan *channel_make(struct rlmd_guest *guest)
+{
+	struct libxenvchan *channel = NULL;
+	char path[64];
+
+	rlmd_guest_path(path, sizeof(path), guest, RLMD_WIRE_CHANNEL_NODE);
+	rlmd_store_remove(guest->broker->xen, path);
+	rlmd_store_begin();
+	channel = libxenvchan_server_init(NULL, (int)guest->id, path, RLMD_WIRE_RING, RLMD_WIRE_RING);
+	rlmd_store_end();
+	return channel;
+}
 
 static void channel_serve(struct rlmd_guest *guest)
 {
-	struct rlmd_broker *broker = guest->broker;
 	struct libxenvchan *channel;
 	char path[64], value[RLMD_NODE_SIZE], asked[sizeof(guest->asked)];
 
-	home_path(path, sizeof(path), guest, RLMD_WIRE_ASK_NODE);
-	rlmd_store_read(broker->xen, path, value, sizeof(value));
+	rlmd_guest_path(path, sizeof(path), guest, RLMD_WIRE_ASK_NODE);
+	rlmd_store_read(guest->broker->xen, path, value, sizeof(value));
 	rlmd_node_number(value, asked);
 	// One that closed its channel to be suspended gets one again without having to ask.
 	if (guest->departure || (strcmp(asked, guest->asked) == 0 && (guest->pipe.channel || !rlmd_node_is_quiet(value))))
@@ -337,15 +331,16 @@ static void channel_serve(struct rlmd_guest *guest)
 	rlmd_guest_shut(guest);
 	if (!asked[0])
 		return;
-	home_path(path, sizeof(path), guest, RLMD_WIRE_CHANNEL_NODE);
-	xs_rm(broker->xen->store, XBT_NULL, path);
-	channel = libxenvchan_server_init(NULL, (int)guest->id, path, RLMD_WIRE_RING, RLMD_WIRE_RING);
-	if (!channel) {
-		log_warn("%s: cannot serve a channel: %s", guest->domain->name, strerror(errno));
-		guest->asked[0] = 0;
+	pause_set(guest);
+	channel = channel_make(guest);
+	if (channel) {
+		rlmd_pipe_open(&guest->pipe, guest->broker->loop, channel);
 		return;
 	}
-	rlmd_pipe_open(&guest->pipe, broker->loop, channel);
+	log_warn("%s: cannot serve a channel: %s", guest->domain->name, strerror(errno));
+	rlmd_event(&guest->broker->events, "channel-failed", guest->domain->name, NULL, "%s", strerror(errno));
+	guest->asked[0] = 0;
+	rlmd_channel_asked(guest);
 }
 
 static void on_serve(struct ev_loop *loop, ev_timer *timer, int events)
@@ -355,190 +350,24 @@ static void on_serve(struct ev_loop *loop, ev_timer *timer, int events)
 
 void rlmd_channel_asked(struct rlmd_guest *guest)
 {
-	if (!ev_is_active(&guest->serve)) {
-		ev_timer_set(&guest->serve, SERVE_PAUSE, 0);
-		ev_timer_start(guest->broker->loop, &guest->serve);
-	}
-}
+	double wait = guest->served + guest->pause - ev_now(guest->broker->loop);
 
-static void macs_read(struct rlmd_guest *guest)
-{
-	struct rlmd_xen *xen = guest->broker->xen;
-	char path[96], mac[sizeof(guest->macs[0])];
-	unsigned count = 0;
-	char **vifs;
-
-	home_path(path, sizeof(path), guest, "device/vif");
-	vifs = xs_directory(xen->store, XBT_NULL, path, &count);
-	guest->mac_count = 0;
-	for (unsigned i = 0; vifs && i < count && guest->mac_count < 4; i++) {
-		// The domain writes there: it gets no control characters into a terminal.
-		snprintf(path, sizeof(path), "/local/domain/%u/device/vif/%.16s/mac", guest->id, vifs[i]);
-		if (rlmd_store_read(xen, path, mac, sizeof(mac)))
-			rlmd_text_clean(guest->macs[guest->mac_count++], sizeof(guest->macs[0]), mac, sizeof(mac));
-	}
-	free(vifs);
-}
-
-static void names_read(struct rlmd_guest *guest)
-{
-	struct rlmd_xen *xen = guest->broker->xen;
-	char path[64], value[RLMD_NAME_MAX - 8];
-
-	home_path(path, sizeof(path), guest, "name");
-	if (rlmd_store_read(xen, path, value, sizeof(value)))
-		snprintf(guest->domain->name, sizeof(guest->domain->name), "domain:%s", value);
-	home_path(path, sizeof(path), guest, "vm");
-	if (rlmd_store_read(xen, path, value, sizeof(value)) && strncmp(value, "/vm/", 4) == 0)
-		snprintf(guest->uuid, sizeof(guest->uuid), "%.36s", value + 4);
-	snprintf(guest->domain->inode_name, sizeof(guest->domain->inode_name), "uuid:%s", guest->uuid);
-	home_path(path, sizeof(path), guest, "rlm/group");
-	rlmd_store_read(xen, path, guest->domain->group, sizeof(guest->domain->group));
-	macs_read(guest);
-}
-
-static void guest_add(struct rlmd_broker *broker, unsigned id)
-{
-	struct rlmd_guest *guest = calloc(1, sizeof(*guest));
-	char path[64], token[16];
-
-	if (!guest)
+	if (ev_is_active(&guest->serve))
 		return;
-	guest->broker = broker;
-	guest->id = id;
-	// Cookies of network namespaces are small numbers. Xen gives a number once, as long as it has others.
-	guest->domain = rlmd_domain_make(&broker->domains, 1ull << 63 | id);
-	if (!guest->domain) {
-		free(guest);
-		return;
-	}
-	guest->domain->guest = guest;
-	guest->location = rlmd_location_number(&guest->domain->location);
+	ev_timer_set(&guest->serve, wait > SERVE_PAUSE ? wait : SERVE_PAUSE, 0);
+	ev_timer_start(guest->broker->loop, &guest->serve);
+}
+
+void rlmd_guest_begin(struct rlmd_guest *guest)
+{
 	guest->pipe.owner = guest;
 	guest->pipe.message = on_message;
 	guest->pipe.over = on_over;
 	ev_timer_init(&guest->serve, on_serve, 0, 0);
 	guest->serve.data = guest;
-	snprintf(guest->domain->name, sizeof(guest->domain->name), "domain:#%u", id);
-	names_read(guest);
-	DL_APPEND(broker->xen->guests, guest);
-	log_info("%s: domain %u, uuid %s", guest->domain->name, id, guest->uuid);
-	rlmd_event(&broker->events, "domain", guest->domain->name, NULL, "domain %u, uuid %s, location %016llx", id, guest->uuid,
-		   (unsigned long long)guest->location);
-	home_path(path, sizeof(path), guest, RLMD_WIRE_ASK_NODE);
-	snprintf(token, sizeof(token), "%u", id);
-	xs_watch(broker->xen->store, path, token);
-	home_path(path, sizeof(path), guest, "name");
-	xs_watch(broker->xen->store, path, token);
-	home_path(path, sizeof(path), guest, "rlm/group");
-	xs_watch(broker->xen->store, path, token);
 }
 
-static void watches_end(struct rlmd_guest *guest)
-{
-	static const char *const nodes[] = {RLMD_WIRE_ASK_NODE, "name", "rlm/group"};
-	char path[64], token[16];
-
-	snprintf(token, sizeof(token), "%u", guest->id);
-	for (size_t i = 0; i < sizeof(nodes) / sizeof(nodes[0]); i++) {
-		home_path(path, sizeof(path), guest, nodes[i]);
-		xs_unwatch(guest->broker->xen->store, path, token);
-	}
-}
-
-static void guest_free(struct rlmd_guest *guest)
-{
-	ev_timer_stop(guest->broker->loop, &guest->serve);
-	guest->domain->guest = NULL;
-	rlmd_domain_put(&guest->broker->domains, guest->domain);
-	free(guest->answer);
-	free(guest);
-}
-
-// The domain is gone for good. Its memory is free only when nobody maps it any more.
-static void guest_remove(struct rlmd_guest *guest)
-{
-	struct rlmd_broker *broker = guest->broker;
-	struct rlmd_wire_header lost = {.type = RLMD_WIRE_GONE, .size = sizeof(lost), .client = guest->id};
-	struct rlmd_client *client, *next;
-	struct rlmd_guest *other;
-
-	log_info("%s: domain %u is gone", guest->domain->name, guest->id);
-	rlmd_event(&broker->events, "domain-gone", guest->domain->name, NULL, "domain %u", guest->id);
-	watches_end(guest);
-	rlmd_departure_gone(guest);
-	rlmd_pipe_close(&guest->pipe);
-	DL_DELETE(broker->xen->guests, guest);
-	HASH_ITER (hh_guest, guest->clients, client, next) {
-		rlmd_client_doom(client, "its domain is gone");
-		HASH_DELETE(hh_guest, guest->clients, client);
-		client->guest = &broker->xen->nobody;
-		HASH_ADD(hh_guest, broker->xen->nobody.clients, number, sizeof(client->number), client);
-	}
-	DL_FOREACH (broker->xen->guests, other)
-		if (other->hello)
-			rlmd_pipe_send(&other->pipe, &lost);
-	rlmd_far_domain_lost(&broker->xen->far, guest->id);
-	guest_free(guest);
-}
-
-struct rlmd_guest *rlmd_guest_by_id(struct rlmd_broker *broker, unsigned id)
-{
-	struct rlmd_guest *guest;
-
-	DL_SEARCH_SCALAR(broker->xen->guests, guest, id, id);
-	return guest;
-}
-
-static void domains_look(struct rlmd_broker *broker)
-{
-	struct rlmd_xen *xen = broker->xen;
-	struct rlmd_guest *guest, *next;
-	unsigned count = 0;
-	char **ids = xs_directory(xen->store, XBT_NULL, "/local/domain", &count);
-
-	if (!ids) {
-		log_warn("cannot list domains: %s", strerror(errno));
-		return;
-	}
-	DL_FOREACH (xen->guests, guest)
-		guest->seen = false;
-	for (unsigned i = 0; i < count; i++) {
-		unsigned id = (unsigned)strtoul(ids[i], NULL, 10);
-
-		if (id == 0 || !xs_is_domain_introduced(xen->store, id))
-			continue;
-		if (!rlmd_guest_by_id(broker, id))
-			guest_add(broker, id);
-		guest = rlmd_guest_by_id(broker, id);
-		if (guest)
-			guest->seen = true;
-	}
-	free(ids);
-	DL_FOREACH_SAFE (xen->guests, guest, next)
-		if (!guest->seen)
-			guest_remove(guest);
-}
-
-static void on_watch(struct rlmd_broker *broker, const char *path, const char *token)
-{
-	struct rlmd_guest *guest;
-
-	if (strcmp(token, "domains") == 0) {
-		domains_look(broker);
-		return;
-	}
-	guest = rlmd_guest_by_id(broker, (unsigned)strtoul(token, NULL, 10));
-	if (!guest)
-		return;
-	if (strstr(path, "/" RLMD_WIRE_ASK_NODE)) {
-		rlmd_departure_look(guest);
-		rlmd_channel_asked(guest);
-		return;
-	}
-	names_read(guest);
-	rlmd_regroup(broker);
-}
+// --- the role
 
 int rlmd_broker_role_init(struct rlmd_broker *broker, char *error, size_t error_size)
 {
@@ -552,29 +381,18 @@ int rlmd_broker_role_init(struct rlmd_broker *broker, char *error, size_t error_
 	xen->far.release = rlmd_release_own;
 	ev_timer_init(&xen->failed_turn, on_failed, 0, 0);
 	xen->failed_turn.data = broker;
-	rlmd_store_watch(broker, on_watch);
-	if (!xs_watch(xen->store, "@introduceDomain", "domains") || !xs_watch(xen->store, "@releaseDomain", "domains")) {
-		snprintf(error, error_size, "cannot watch xenstore: %s", strerror(errno));
+	if (rlmd_domains_follow(broker)) {
+		snprintf(error, error_size, "cannot watch xenstore");
 		return -EIO;
 	}
-	domains_look(broker);
 	return 0;
 }
 
 void rlmd_broker_role_deinit(struct rlmd_broker *broker)
 {
-	struct rlmd_guest *guest, *next;
-	char path[64];
-
 	ev_timer_stop(broker->loop, &broker->xen->failed_turn);
 	rlmd_departures_deinit(broker);
-	DL_FOREACH_SAFE (broker->xen->guests, guest, next) {
-		home_path(path, sizeof(path), guest, RLMD_WIRE_CHANNEL_NODE);
-		xs_rm(broker->xen->store, XBT_NULL, path);
-		DL_DELETE(broker->xen->guests, guest);
-		rlmd_pipe_close(&guest->pipe);
-		guest_free(guest);
-	}
+	rlmd_domains_forget(broker);
 }
 
 // --- rlmctl domains

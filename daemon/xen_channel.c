@@ -24,10 +24,12 @@
 #define LEFT_ORDER     11 // inside the shared page, in its second half
 #define RIGHT_ORDER_MIN 12
 #define RIGHT_ORDER_MAX 20
-#define GRANTS_MAX     ((2048 - sizeof(struct vchan_interface)) / sizeof(uint32_t))
+#define GRANTS_MAX     RLMD_XEN_GRANTS_MAX
 #define LIVE	       1
 #define NOT_YET	       2
 #define LIMIT_FILE     "/sys/module/xen_gntalloc/parameters/limit"
+
+_Static_assert(sizeof(struct vchan_interface) + GRANTS_MAX * sizeof(uint32_t) == 2048, "grants[] fills the first half of the page");
 
 static uint32_t region_pages(uint32_t slots, uint32_t ring_size)
 {
@@ -229,29 +231,31 @@ out:
 	return fd;
 }
 
-// Reads which pages make the peer's region, in the region's order. The peer may write the page at any time: what is read here once is
-// all that is used.
-static int refs_read(unsigned peer, uint32_t page_ref, uint32_t slots, uint32_t ring_size, uint32_t *refs)
+int rlmd_xen_page_read(const struct vchan_interface *page, uint32_t slots, uint32_t ring_size, uint32_t *refs)
 {
 	uint32_t control = control_pages(slots), pages = region_pages(slots, ring_size);
+
+	if (page->left_order != LEFT_ORDER || page->right_order != __builtin_ctz(slots * ring_size))
+		return -EPROTO;
+	memcpy(refs, page->grants + (pages - control), control * sizeof(uint32_t));
+	memcpy(refs + control, page->grants, (pages - control) * sizeof(uint32_t));
+	return 0;
+}
+
+static int refs_read(unsigned peer, uint32_t page_ref, uint32_t slots, uint32_t ring_size, uint32_t *refs)
+{
 	struct vchan_interface *page;
 	uint64_t offset;
-	int err = 0, fd = pages_take(peer, 1, &page_ref, &offset);
+	int err, fd = pages_take(peer, 1, &page_ref, &offset);
 
 	if (fd < 0)
 		return fd;
 	page = page_map(fd, offset);
-	if (!page) {
-		err = -errno;
-		goto out;
+	err = page ? rlmd_xen_page_read(page, slots, ring_size, refs) : -errno;
+	if (page) {
+		page->cli_live = LIVE;
+		munmap(page, PAGE);
 	}
-	if (page->left_order != LEFT_ORDER || page->right_order != __builtin_ctz(slots * ring_size))
-		err = -EPROTO;
-	memcpy(refs, page->grants + (pages - control), control * sizeof(uint32_t));
-	memcpy(refs + control, page->grants, (pages - control) * sizeof(uint32_t));
-	page->cli_live = LIVE;
-	munmap(page, PAGE);
-out:
 	close(fd);
 	return err;
 }

@@ -54,6 +54,13 @@ int rlmd_xen_view_open(struct rlmd_xen_view *view, unsigned peer, uint32_t page_
 int rlmd_xen_bell_open(struct rlmd_xen_view *view, unsigned peer, uint32_t port);
 void rlmd_xen_view_close(struct rlmd_xen_view *view);
 
+struct vchan_interface;
+// What a peer's shared page may name: it fits the page's first half.
+#define RLMD_XEN_GRANTS_MAX 506
+// Which pages make the peer's region, in the region's order; refs has room for RLMD_XEN_GRANTS_MAX, the shape is valid. The peer may write the
+// page meanwhile: what is read here once is all that is used. 0 or -EPROTO.
+int rlmd_xen_page_read(const struct vchan_interface *page, uint32_t slots, uint32_t ring_size, uint32_t *refs);
+
 // Pages that all of this kernel may grant through gntalloc; raised to `pages` if it is lower and we may.
 void rlmd_xen_grants_allow(unsigned pages);
 

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The guest role: asks the broker for a channel, offers it what has no peer in this domain, and does for our processes what it says.
 #include <errno.h>
-#include <ifaddrs.h>
-#include <net/if.h>
-#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +8,6 @@
 #include <utlist.h>
 
 #include <libxenvchan.h>
-#include <xenstore.h>
 
 #include "leave.h"
 #include "log.h"
@@ -20,6 +16,7 @@
 #include "xen_node.h"
 
 #define ASK_AGAIN      0.5 // seconds after a channel ended
+#define TRY_AGAIN      5.0 // after xenstore did not take what it was told
 #define LEFTOVER_TRIES 40  // of 50 ms
 
 static void up(struct rlmd_broker *broker, const void *message)
@@ -146,10 +143,13 @@ static void node_tell(struct rlmd_broker *broker)
 	rlmd_node_write(value, xen->closing, xen->number, xen->pipe.channel || xen->attaching || xen->far.by_id || xen->leftover);
 	if (strcmp(value, xen->told) == 0)
 		return;
-	if (!xs_write(xen->store, XBT_NULL, RLMD_WIRE_ASK_NODE, value, (unsigned)strlen(value)))
-		log_warn("cannot tell xenstore \"%s\": %s", value, strerror(errno));
-	else
+	if (rlmd_store_write(xen, RLMD_WIRE_ASK_NODE, value)) {
 		memcpy(xen->told, value, sizeof(xen->told));
+		return;
+	}
+	log_warn("cannot tell xenstore \"%s\": %s; trying again", value, strerror(errno));
+	ev_timer_set(&xen->ask_again, TRY_AGAIN, 0);
+	ev_timer_start(broker->loop, &xen->ask_again);
 }
 
 static void channel_forget(struct rlmd_broker *broker)
@@ -352,31 +352,18 @@ static void on_over(void *owner, const char *why)
 	ev_timer_start(broker->loop, &broker->xen->ask_again);
 }
 
-static bool address_take(struct rlmd_endpoint *endpoint, const struct sockaddr *address)
-{
-	memset(endpoint, 0, sizeof(*endpoint));
-	endpoint->family = address->sa_family;
-	if (address->sa_family == AF_INET)
-		memcpy(endpoint->address, &((const struct sockaddr_in *)address)->sin_addr, 4);
-	else if (address->sa_family == AF_INET6)
-		memcpy(endpoint->address, &((const struct sockaddr_in6 *)address)->sin6_addr, 16);
-	else
-		return false;
-	return true;
-}
-
 static void hello(struct rlmd_broker *broker)
 {
 	struct rlmd_wire_hello wire = {.header = {.type = RLMD_WIRE_HELLO, .size = sizeof(wire)}, .version = RLMD_WIRE_VERSION};
-	struct ifaddrs *list = NULL;
 
-	if (getifaddrs(&list) == 0)
-		for (struct ifaddrs *at = list; at && wire.addresses < RLMD_WIRE_ADDRESSES; at = at->ifa_next)
-			if (at->ifa_addr && !(at->ifa_flags & IFF_LOOPBACK) &&
-			    address_take(&wire.address[wire.addresses], at->ifa_addr))
-				wire.addresses++;
-	freeifaddrs(list);
+	rlmd_addresses_list(&wire);
 	up(broker, &wire);
+}
+
+static void on_addresses(struct rlmd_broker *broker)
+{
+	if (upwards(broker))
+		hello(broker);
 }
 
 // The broker serves a channel, perhaps a new one.
@@ -399,7 +386,9 @@ static void channel_look(struct rlmd_broker *broker)
 	}
 	xen->attaching = true;
 	node_tell(broker); // before it is so
+	rlmd_store_begin();
 	channel = libxenvchan_client_init(NULL, 0, RLMD_WIRE_CHANNEL_NODE);
+	rlmd_store_end();
 	xen->attaching = false;
 	if (!channel) {
 		log_debug("cannot attach to the broker's channel yet: %s", strerror(errno));
@@ -493,10 +482,11 @@ int rlmd_guest_role_init(struct rlmd_broker *broker, char *error, size_t error_s
 	ev_timer_init(&xen->ask_again, on_ask_again, 0, 0);
 	xen->ask_again.data = broker;
 	rlmd_store_watch(broker, on_watch);
-	if (!xs_watch(xen->store, RLMD_WIRE_CHANNEL_NODE, "channel")) {
+	if (!rlmd_store_watch_add(xen, RLMD_WIRE_CHANNEL_NODE, "channel")) {
 		snprintf(error, error_size, "cannot watch xenstore: %s", strerror(errno));
 		return -EIO;
 	}
+	rlmd_addresses_watch(broker, on_addresses);
 	ask(broker);
 	return 0;
 }
@@ -505,10 +495,11 @@ void rlmd_guest_role_deinit(struct rlmd_broker *broker)
 {
 	struct rlmd_xen *xen = broker->xen;
 
-	ev_timer_stop(broker->loop, &xen->ask_again);
+	rlmd_addresses_unwatch(broker);
 	rlmd_pipe_close(&xen->pipe);
 	node_tell(broker);
+	ev_timer_stop(broker->loop, &xen->ask_again);
 	if (!rlmd_node_is_open(xen->told))
-		xs_rm(xen->store, XBT_NULL, RLMD_WIRE_ASK_NODE);
+		rlmd_store_remove(xen, RLMD_WIRE_ASK_NODE);
 	xen->far.empty = NULL;
 }

@@ -9,6 +9,10 @@
 #include "xen.h"
 #include "xen_far.h"
 #include "xen_pipe.h"
+#include "xen_store.h"
+
+#define RLMD_GUEST_MACS	     4
+#define RLMD_GUEST_ADDRESSES 16
 
 struct rlmd_departure;
 struct xs_handle;
@@ -22,12 +26,16 @@ struct rlmd_guest {
 	bool hello;
 	uint64_t location;
 	char uuid[40];
-	char macs[4][18];
+	char macs[RLMD_GUEST_MACS][18]; // as xenstore knows them
 	unsigned mac_count;
-	uint32_t address_count;
-	struct rlmd_endpoint address[RLMD_WIRE_ADDRESSES]; // as it says itself
-	ev_timer serve;	   // not more often than so
-	char asked[25];	   // the number it asked for a channel with; "": did not
+	unsigned assigned_count;
+	struct rlmd_endpoint assigned[RLMD_GUEST_ADDRESSES]; // by the administrator: nobody else's
+	unsigned address_count;
+	struct rlmd_endpoint address[RLMD_WIRE_ADDRESSES]; // as it says itself, as far as that may be so
+	ev_timer serve;
+	double served;		       // when it got its last channel
+	double pause;		       // before it gets the next one
+	char asked[25]; // the number it asked for a channel with; "": did not
 	struct rlmd_departure *departure; // it is about to be suspended
 	struct rlmd_domain *domain; // reference
 	struct rlmd_pipe pipe;
@@ -61,13 +69,28 @@ struct rlmd_xen {
 	bool closing;  // CLOSE came
 	bool leftover; // an earlier rlmd's processes had channels open when we began
 	ev_timer ask_again;
+	ev_io addresses; // tells that they have changed
 	uint64_t location;
 };
 
-// Calls fired for each watch that fired, with its path and token.
-void rlmd_store_watch(struct rlmd_broker *broker, void (*fired)(struct rlmd_broker *broker, const char *path, const char *token));
-// A copy of a node's value, cut to size; "" when there is none.
-bool rlmd_store_read(struct rlmd_xen *xen, const char *path, char *value, size_t size);
+// xen_domains.c
+int rlmd_domains_follow(struct rlmd_broker *broker);
+void rlmd_domains_forget(struct rlmd_broker *broker);
+// The path of a node below the domain's home.
+void rlmd_guest_path(char *path, size_t size, const struct rlmd_guest *guest, const char *node);
+// xen_broker.c
+void rlmd_guest_begin(struct rlmd_guest *guest);
+// xen_address.c
+// Whether the address is another domain's and not this one's: the owner.
+const struct rlmd_guest *rlmd_address_owner(const struct rlmd_guest *guest, const struct rlmd_endpoint *endpoint);
+bool rlmd_address_valid(const struct rlmd_endpoint *endpoint);
+// Takes over what it says, as far as it fits what is known of its interfaces.
+void rlmd_addresses_learn(struct rlmd_guest *guest, const struct rlmd_wire_hello *wire);
+// Reads what xenstore knows: "ADDRESS ADDRESS ..."
+void rlmd_addresses_assign(struct rlmd_guest *guest, const char *text);
+void rlmd_addresses_list(struct rlmd_wire_hello *wire);
+void rlmd_addresses_watch(struct rlmd_broker *broker, void (*changed)(struct rlmd_broker *broker));
+void rlmd_addresses_unwatch(struct rlmd_broker *broker);
 
 // A process of ours is gone: tells the broker.
 void rlmd_guest_client_gone(struct rlmd_broker *broker, struct rlmd_client *client);

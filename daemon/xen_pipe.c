@@ -6,6 +6,8 @@
 
 #include <libxenvchan.h>
 
+#include "xen_store.h"
+
 #define OUT_MAX		  (4u << 20) // bytes waiting; who does not read that much does not read at all
 #define MESSAGES_PER_TURN 64
 
@@ -15,55 +17,10 @@ static void over(struct rlmd_pipe *pipe, const char *why)
 	pipe->over(pipe->owner, why);
 }
 
-static size_t size_min(uint16_t type)
-{
-	static const size_t sizes[] = {
-	    [RLMD_WIRE_HELLO] = sizeof(struct rlmd_wire_hello),
-	    [RLMD_WIRE_WELCOME] = sizeof(struct rlmd_wire_welcome),
-	    [RLMD_WIRE_CLIENT] = sizeof(struct rlmd_wire_client),
-	    [RLMD_WIRE_GONE] = sizeof(struct rlmd_wire_header),
-	    [RLMD_WIRE_OFFER] = sizeof(struct rlmd_wire_offer),
-	    [RLMD_WIRE_MESSAGE] = offsetof(struct rlmd_wire_message, msg) + sizeof(struct rlm_msg_header),
-	    [RLMD_WIRE_HALF] = sizeof(struct rlmd_wire_half),
-	    [RLMD_WIRE_ASK] = offsetof(struct rlmd_wire_text, text),
-	    [RLMD_WIRE_TELL] = offsetof(struct rlmd_wire_text, text),
-	    [RLMD_WIRE_STATE] = sizeof(struct rlmd_wire_state),
-	    [RLMD_WIRE_CLOSE] = sizeof(struct rlmd_wire_header),
-	    [RLMD_WIRE_RESUME] = sizeof(struct rlmd_wire_header),
-	};
-
-	return type < sizeof(sizes) / sizeof(sizes[0]) ? sizes[type] : 0;
-}
-
-static bool complete(const union rlmd_wire *in)
-{
-	size_t least = size_min(in->header.type);
-
-	if (!least || in->header.size < least)
-		return false;
-	if (in->header.type == RLMD_WIRE_MESSAGE)
-		return in->message.msg.header.size == in->header.size - offsetof(struct rlmd_wire_message, msg);
-	if (in->header.type == RLMD_WIRE_ASK || in->header.type == RLMD_WIRE_TELL)
-		return in->text.length == in->header.size - least;
-	return true;
-}
-
-// Bytes of the message that are still missing; -1: no such message.
-static long missing(const struct rlmd_pipe *pipe)
-{
-	size_t head = sizeof(pipe->in.header);
-
-	if (pipe->got < head)
-		return (long)(head - pipe->got);
-	if (pipe->in.header.size < head || pipe->in.header.size > sizeof(pipe->in))
-		return -1;
-	return (long)(pipe->in.header.size - pipe->got);
-}
-
 // False: nothing more to do now.
 static bool take(struct rlmd_pipe *pipe)
 {
-	long want = missing(pipe);
+	long want = rlmd_wire_missing(&pipe->in, pipe->got);
 	int got;
 
 	if (want < 0) {
@@ -80,7 +37,7 @@ static bool take(struct rlmd_pipe *pipe)
 		return false;
 	if (pipe->got == sizeof(pipe->in.header) && pipe->in.header.size != pipe->got)
 		return true;
-	if (!complete(&pipe->in)) {
+	if (!rlmd_wire_valid(&pipe->in)) {
 		over(pipe, "a malformed message");
 		return false;
 	}
@@ -159,7 +116,9 @@ void rlmd_pipe_close(struct rlmd_pipe *pipe)
 	if (!channel)
 		return;
 	rlmd_pipe_abandon(pipe);
+	rlmd_store_begin();
 	libxenvchan_close(channel);
+	rlmd_store_end();
 }
 
 void rlmd_pipe_abandon(struct rlmd_pipe *pipe)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // What the rlmd of a domain (guest) and the rlmd of dom0 (broker) say to one another over a libxenvchan channel.
 //
-//   guest  -> HELLO                         once
-//   broker -> WELCOME
+//   guest  -> HELLO                         first, and again whenever its addresses have changed
+//   broker -> WELCOME                       to the first one
 //   guest  -> CLIENT number                 a process has a session
 //   guest  -> OFFER number, conn, name      a connection that has no peer in its own domain
 //   guest  -> MESSAGE number                WITHDRAW or RELEASE, as the process would say it
@@ -18,12 +18,14 @@
 #ifndef RLMD_XEN_WIRE_H
 #define RLMD_XEN_WIRE_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "registry.h"
 #include "rlm/proto.h"
 
-#define RLMD_WIRE_VERSION   1u
+#define RLMD_WIRE_VERSION   2u
 #define RLMD_WIRE_TEXT	    1024u
 #define RLMD_WIRE_ADDRESSES 16u
 #define RLMD_WIRE_RING	    4096 // bytes of the channel, each way
@@ -52,11 +54,17 @@ struct rlmd_wire_header {
 	uint32_t client; // number that the guest gave to a process; 0: none
 };
 
+struct rlmd_wire_address {
+	struct rlmd_endpoint endpoint; // port is 0
+	uint8_t mac[6];		       // of the interface that has it
+	uint16_t reserved;
+};
+
 struct rlmd_wire_hello {
 	struct rlmd_wire_header header;
 	uint32_t version;
 	uint32_t addresses; // used in the list below
-	struct rlmd_endpoint address[RLMD_WIRE_ADDRESSES]; // of its interfaces; port is 0
+	struct rlmd_wire_address address[RLMD_WIRE_ADDRESSES];
 };
 
 struct rlmd_wire_welcome {
@@ -124,5 +132,10 @@ union rlmd_wire {
 	struct rlmd_wire_text text;
 	struct rlmd_wire_state state;
 };
+
+// Bytes that are missing of a message of which `got` have arrived; -1: there is no such message.
+long rlmd_wire_missing(const union rlmd_wire *wire, size_t got);
+// Whether a message that has arrived whole is as long as its type and its own fields say.
+bool rlmd_wire_valid(const union rlmd_wire *wire);
 
 #endif
