@@ -15,7 +15,7 @@ declare -A bed_port
 declare -A bed_address=([dom0]=10.0.2.10 [u1]=10.0.2.11 [u2]=10.0.2.12)
 bed_domains=(u1 u2)
 bed_dom0=dom0 # of the machine that is being started
-bed_boot_seconds=${RLM_XEN_BOOT_SECONDS:-600}
+bed_boot_seconds=${RLM_XEN_BOOT_SECONDS:-1200}
 
 bed_say() {
 	printf '[%4d s] %s\n' $((SECONDS - bed_started)) "$*"
@@ -60,8 +60,21 @@ bed_monitor() {
 	python3 "$here/monitor.py" "$bed/monitor" "$@"
 }
 
+# Has the host said in its console that it is up? Attempts to connect before that are kept by QEMU, and come all at once when it is.
+bed_ready() {
+	if [ "$1" != "$bed_dom0" ]; then
+		on_timeout=$bed_boot_seconds on "$bed_dom0" "until grep -q DOMU-READY /tmp/guest-$1.log; do sleep 0.5; done"
+	elif [ "$bed_kept" = no ]; then
+		local end=$((SECONDS + bed_boot_seconds))
+		until grep -q DOM0-READY "$bed/console" 2>/dev/null; do
+			[ $SECONDS -lt $end ] && kill -0 "$bed_qemu" || return 1
+			sleep 0.5
+		done
+	fi
+}
+
 bed_answers() {
-	"$here/on.py" -w "$bed_boot_seconds" "${bed_port[$1]}" true
+	bed_ready "$1" && "$here/on.py" -w "$bed_boot_seconds" "${bed_port[$1]}" true
 }
 
 # Boots everything and keeps it in $1.
@@ -81,7 +94,8 @@ bed_boot() {
 	for name in "${bed_domains[@]}"; do
 		bed_config "$name" "$type" && bed_create "$name" || return 1
 	done
-	on "$bed_dom0" 'sync'
+	# QEMU cannot load a state that it saved while a processor ran a PVH guest.
+	on "$bed_dom0" "sync; for name in ${bed_domains[*]}; do xl pause \$name; done" || return 1
 	bed_say "keeping this state"
 	bed_monitor stop "migrate_set_parameter max-bandwidth 0" "migrate \"exec:cat >'$state.new/memory'\"" >/dev/null || return 1
 	until bed_monitor "info migrate" | grep -q 'status: completed'; do
@@ -100,16 +114,23 @@ bed_start() {
 	bed_started=$SECONDS
 	bed=$1
 	bed_images=$("$here/images.sh") || return 1
-	state=$bed_images/$type-$(declare -f bed_qemu bed_config | sha256sum | cut -c 1-8)
+	bed_kept=no
+	state=$bed_images/$type-$(declare -f bed_qemu bed_config bed_boot | sha256sum | cut -c 1-8)
 	[ -e "$state/memory" ] || bed_boot "$state" "$type" || return 1
+	bed_kept=yes
 	bed_qemu -drive "if=virtio,format=qcow2,file=$state/disk,snapshot=on" -incoming "exec:cat '$state/memory'"
 	# It was kept stopped.
 	until bed_monitor "info status" 2>/dev/null | grep -q 'status: paused$'; do
-		kill -0 "$bed_qemu" || return 1
+		kill -0 "$bed_qemu" 2>/dev/null || {
+			echo "QEMU does not go on from the kept state:"
+			cat "$bed/qemu.log"
+			return 1
+		}
 		sleep 0.2
 	done
 	bed_monitor cont >/dev/null
-	for name in "$bed_dom0" "${bed_domains[@]}"; do
+	bed_answers "$bed_dom0" && on "$bed_dom0" "for name in ${bed_domains[*]}; do xl unpause \$name; done" || return 1
+	for name in "${bed_domains[@]}"; do
 		bed_answers "$name" || return 1
 	done
 	bed_say "Xen $(on "$bed_dom0" 'xl info xen_version'), $bed_dom0 ${bed_domains[*]} ($type) are running"
@@ -143,7 +164,7 @@ bed_create() {
 }
 
 bed_install() {
-	local name unpack libraries
+	local name unpack libraries taker status=0
 	mapfile -t libraries < <(ldd "$@" 2>/dev/null | awk '$2 == "=>" { print $3 }' | sort -u)
 	unpack='tar -x -m -z -C /opt && cd /opt && for file in *.so.[0-9]*; do
 		[ -e /lib/x86_64-linux-gnu/$file ] || [ -e /usr/lib/x86_64-linux-gnu/$file ] || cp $file /lib/x86_64-linux-gnu/
@@ -154,13 +175,14 @@ bed_install() {
 		tar -c -z -h --transform 's,.*/,,' "$@" "${libraries[@]}" 2>/dev/null | base64
 		echo 'END'
 		echo "cat /tmp/install.tar.gz | { $unpack; }"
-		echo 'setsid socat -U TCP-LISTEN:7000,reuseaddr,fork EXEC:"cat /tmp/install.tar.gz" >/dev/null 2>&1 &'
-		echo 'echo $! >/tmp/install.pid'
-	} | on dom0 - || return 1
+	} | on_timeout=300 on dom0 - || return 1
 	for name in "${bed_domains[@]}"; do
-		on "$name" "mkdir -p /opt && socat -u TCP:10.0.2.10:7000,retry=50,interval=0.1 - | { $unpack; }" || return 1
+		on_timeout=300 on "$name" "mkdir -p /opt && socat -u TCP-LISTEN:7000,reuseaddr - | { $unpack; }" &
+		taker=$!
+		on_timeout=300 on dom0 "socat -u OPEN:/tmp/install.tar.gz,rdonly TCP:${bed_address[$name]}:7000,retry=1000,interval=0.1" || status=1
+		wait "$taker" || status=1
 	done
-	on dom0 'kill $(cat /tmp/install.pid)'
+	return $status
 }
 
 bed_stop() {

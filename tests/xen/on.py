@@ -34,7 +34,7 @@ def wait(port, seconds):
     end = time.monotonic() + seconds
     while True:
         try:
-            return run(port, "true", 5, lambda data: None)
+            return run(port, "true", 60, lambda data: None)
         except OSError:
             if time.monotonic() > end:
                 raise

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Are our data channels vchans? libxenvchan's own client attaches to one that rlmd's code made, in another domain.
+// Are our data channels vchans? libxenvchan's own client attaches to one that rlmd's code made, in another domain, and rlmd's code to one
+// that libxenvchan's own server made.
 //
 //   xen-oracle serve PEER    makes a half for domain PEER, publishes it in xenstore as libxenvchan does, sends BYTES in the right ring,
 //                            takes what the client answers from the left one
 //   xen-oracle attach SERVER libxenvchan's client: receives, checks, answers
+//   xen-oracle native PEER   libxenvchan's server: sends BYTES, checks the answers
+//   xen-oracle join SERVER   reads which pages it serves and binds its event channel with rlmd's code, receives, checks, answers
 //   xen-oracle view SERVER   opens the half with rlmd's code as an unprivileged process would get it, reads the pattern there
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
@@ -180,18 +184,106 @@ static int attach(unsigned server)
 	return 0;
 }
 
-// Maps one page that the server grants, from a descriptor of its own, as root could.
+// Maps pages that the server grants, from a descriptor of its own, as root could.
+static void *grants_map(unsigned server, const uint32_t *refs, uint32_t count, int protection)
+{
+	struct ioctl_gntdev_map_grant_ref *request = calloc(1, sizeof(*request) + count * sizeof(request->refs[0]));
+	int fd = open("/dev/xen/gntdev", O_RDWR | O_CLOEXEC);
+	void *pages;
+
+	request->count = count;
+	for (uint32_t i = 0; i < count; i++)
+		request->refs[i] = (struct ioctl_gntdev_grant_ref){.domid = server, .ref = refs[i]};
+	if (fd < 0 || ioctl(fd, IOCTL_GNTDEV_MAP_GRANT_REF, request))
+		die("gntdev");
+	pages = mmap(NULL, count * 4096, protection, MAP_SHARED, fd, (off_t)request->index);
+	close(fd);
+	free(request);
+	return pages;
+}
+
 static void *grant_map(unsigned server, uint32_t ref, int protection)
 {
-	struct ioctl_gntdev_map_grant_ref request = {.count = 1, .refs = {{.domid = server, .ref = ref}}};
-	int fd = open("/dev/xen/gntdev", O_RDWR | O_CLOEXEC);
-	void *page;
+	return grants_map(server, &ref, 1, protection);
+}
 
-	if (fd < 0 || ioctl(fd, IOCTL_GNTDEV_MAP_GRANT_REF, &request))
-		die("gntdev");
-	page = mmap(NULL, 4096, protection, MAP_SHARED, fd, (off_t)request.index);
-	close(fd);
-	return page;
+// Blocking in one direction would wait for the other one: the client answers as it reads.
+static int native(unsigned peer)
+{
+	struct libxenvchan *channel = libxenvchan_server_init(NULL, (int)peer, NODE, LEFT_SIZE, RIGHT);
+	uint8_t bytes[4096];
+	uint32_t sent = 0, taken = 0;
+
+	if (!channel)
+		die("libxenvchan_server_init");
+	channel->blocking = 0;
+	printf("serving\n");
+	fflush(stdout);
+	while (taken < BYTES) {
+		uint32_t size = BYTES - sent < sizeof(bytes) ? BYTES - sent : sizeof(bytes);
+		int written, got;
+
+		for (uint32_t i = 0; i < size; i++)
+			bytes[i] = pattern(sent + i);
+		written = size ? libxenvchan_write(channel, bytes, size) : 0;
+		got = libxenvchan_read(channel, bytes, sizeof(bytes));
+		if (written < 0 || got < 0)
+			die("libxenvchan");
+		sent += (uint32_t)written;
+		for (int i = 0; i < got; i++, taken++)
+			if (bytes[i] != answer(taken)) {
+				fprintf(stderr, "wrong answer at %u\n", taken);
+				return 1;
+			}
+		if (!written && !got)
+			libxenvchan_wait(channel);
+	}
+	libxenvchan_close(channel);
+	printf("libxenvchan sent %u bytes and had them answered\n", taken);
+	return 0;
+}
+
+static int join(unsigned server)
+{
+	struct xs_handle *store = xs_open(0);
+	uint32_t refs[RLMD_XEN_GRANTS_MAX], got = 0;
+	struct vchan_interface *page =
+	    grant_map(server, node_read(store, "/local/domain/%u/" NODE "/ring-ref", server), PROT_READ | PROT_WRITE);
+	uint32_t port = node_read(store, "/local/domain/%u/" NODE "/event-channel", server);
+	struct rlmd_xen_view view;
+	const uint8_t *right;
+	uint8_t *left = (uint8_t *)page + LEFT_SIZE;
+	int err = page == MAP_FAILED ? -errno : rlmd_xen_page_read(page, SLOTS, RING_SIZE, refs);
+
+	if (!err)
+		err = rlmd_xen_bell_open(&view, server, port);
+	if (err) {
+		fprintf(stderr, "join: %s\n", strerror(-err));
+		return 1;
+	}
+	right = grants_map(server, refs + rlm_data_offset(SLOTS) / 4096, RIGHT / 4096, PROT_READ);
+	if (right == MAP_FAILED)
+		die("right ring");
+	page->cli_live = 1;
+	while (got < BYTES) {
+		__atomic_store_n(&page->srv_notify, VCHAN_NOTIFY_WRITE | VCHAN_NOTIFY_READ, __ATOMIC_SEQ_CST);
+		while (got != __atomic_load_n(&page->right.prod, __ATOMIC_ACQUIRE) &&
+		       got - __atomic_load_n(&page->left.cons, __ATOMIC_ACQUIRE) < LEFT_SIZE) {
+			if (right[got % RIGHT] != pattern(got)) {
+				fprintf(stderr, "wrong byte at %u\n", got);
+				return 1;
+			}
+			left[got % LEFT_SIZE] = answer(got);
+			got++;
+			__atomic_store_n(&page->right.cons, got, __ATOMIC_RELEASE);
+			__atomic_store_n(&page->left.prod, got, __ATOMIC_RELEASE);
+		}
+		ring_bell(view.bell, view.port);
+		if (got < BYTES)
+			bell_wait(view.bell);
+	}
+	printf("received and answered %u bytes of libxenvchan's server\n", got);
+	return 0;
 }
 
 // Even to root in the other domain a region is what it is said to be.
@@ -258,6 +350,10 @@ int main(int argc, char **argv)
 		return attach(domain);
 	if (argc == 3 && strcmp(argv[1], "view") == 0)
 		return view(domain);
-	fprintf(stderr, "usage: xen-oracle serve|attach|view DOMAIN\n");
+	if (argc == 3 && strcmp(argv[1], "native") == 0)
+		return native(domain);
+	if (argc == 3 && strcmp(argv[1], "join") == 0)
+		return join(domain);
+	fprintf(stderr, "usage: xen-oracle serve|attach|native|join|view DOMAIN\n");
 	return 2;
 }
