@@ -18,7 +18,8 @@
 // bound's value while the helper holds both locks to have the socket named: no connection of ours is there yet.
 #define BOUND_NAMING UINT32_MAX
 
-#define STREAM_PUBLISH_EVERY (64u << 10) // a long copy becomes visible in pieces, so that the receiver can start; a bad buffer spoils one of them
+// A long copy becomes visible in pieces, so that the other end can work at the same time. A bad buffer spoils one of them.
+#define STREAM_PIECE (32u << 10)
 
 // The binding, or NULL. Caller holds one of the locks, so it does not go away.
 static inline struct rlm_bound *stream_bound(const struct rlm_conn *c)

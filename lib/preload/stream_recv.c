@@ -114,36 +114,37 @@ struct receive {
 
 #define GO_ON INT64_MAX // one_step(): nothing final yet
 
-#define PIECE (64u << 10) // a bad buffer spoils one of these, as it spoils a whole packet in the kernel
-
-// Ring, under rx_lock: bytes given to the caller; -EFAULT; -ECONNRESET when they cannot be trusted.
+// Ring, under rx_lock: bytes given to the caller; -EFAULT; -ECONNRESET when they cannot be trusted. Room is given back in pieces, so that
+// the sender can go on. A bad buffer spoils one of these, as it spoils a whole packet in the kernel.
 static int64_t ring_recv(struct receive *r, struct rlm_bound *b, uint64_t available)
 {
 	struct rlm_ring *ring = &b->rx;
-	uint64_t start = atomic_load_explicit(&ring->mine->tail, memory_order_relaxed), most = r->total - r->done, done = 0, n;
+	uint64_t start = atomic_load_explicit(&ring->mine->tail, memory_order_relaxed), most = r->total - r->done, done = 0, taken = 0, n;
+	bool peek = r->flags & MSG_PEEK;
 	int error = 0;
 	void *p;
 
 	if (most > available)
 		most = available;
-	for (; done < most; done += n) {
+	while (done < most && !error) {
 		n = most - done;
-		p = cursor_next(&r->at, n < PIECE ? n : PIECE, &n);
+		p = cursor_next(&r->at, n < STREAM_PIECE ? n : STREAM_PIECE, &n);
 		error = ring_copy(ring, start + done, p, n);
-		if (__builtin_expect(error, 0)) {
-			done &= ~(uint64_t)(PIECE - 1);
-			r->total = r->done + done; // no more for this call
+		done += n;
+		if (done < most && done - taken < STREAM_PIECE && !error)
+			continue;
+		if (!cutover_slot_stands(b))
+			error = -ECONNRESET;
+		if (__builtin_expect(error, 0))
 			break;
-		}
+		if (!peek)
+			stream_took(r->c, b, start + taken, done - taken);
+		taken = done;
 	}
-	if (!cutover_slot_stands(b))
-		return -ECONNRESET;
-	if (__builtin_expect(error && !done, 0))
-		return error;
-	if (r->flags & MSG_PEEK)
+	if (__builtin_expect(!error, 1))
 		return (int64_t)done;
-	stream_took(r->c, b, start, done);
-	return (int64_t)done;
+	r->total = r->done + taken; // no more for this call
+	return taken ? (int64_t)taken : error;
 }
 
 static int64_t finish(const struct receive *r, int64_t n)

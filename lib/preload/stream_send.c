@@ -133,8 +133,8 @@ static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct load *l
 			return -1;
 		if (room == 0)
 			break;
-		if (room > STREAM_PUBLISH_EVERY)
-			room = STREAM_PUBLISH_EVERY;
+		if (room > STREAM_PIECE)
+			room = STREAM_PIECE;
 		if (room > most - done)
 			room = most - done;
 		n = put_next(r, head, load, room);
@@ -146,7 +146,7 @@ static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct load *l
 		head += n;
 		done += n;
 		unpublished += n;
-		if (unpublished >= STREAM_PUBLISH_EVERY && done < most) {
+		if (unpublished >= STREAM_PIECE && done < most) {
 			ring_publish(r, head);
 			unpublished = 0;
 		}

@@ -23,7 +23,7 @@ int64_t stream_send_one(struct rlm_conn *c, int fd, const void *data, uint64_t n
 
 	rlm_lock_take(&c->tx_lock);
 	b = stream_bound(c);
-	if (n > STREAM_PUBLISH_EVERY || !is_current(c, b, fd) || !atomic_load_explicit(&b->tx_fast, memory_order_relaxed) || b->tx_budget)
+	if (n > STREAM_PIECE || !is_current(c, b, fd) || !atomic_load_explicit(&b->tx_fast, memory_order_relaxed) || b->tx_budget)
 		return stream_send_locked(c, fd, data, n, flags);
 	head = ring_head(&b->tx);
 	if (!has_room(&b->tx, head, n))
@@ -51,7 +51,7 @@ int64_t stream_recv_one(struct rlm_conn *c, int fd, void *data, uint64_t most, i
 	    !conn_stat(&arena, c)->rx_carrier)
 		return stream_recv_locked(c, fd, data, most, flags);
 	n = ring_available(&b->rx, most);
-	if (n == 0 || n == RLM_RING_BROKEN)
+	if (n == 0 || n > STREAM_PIECE) // or RLM_RING_BROKEN
 		return stream_recv_locked(c, fd, data, most, flags);
 	n = n < most ? n : most;
 	tail = atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed);
