@@ -178,6 +178,23 @@ void stream_leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	b->stash = NULL;
 }
 
+// A duplicate is under way to the broker, and must not delay what a close says to the peer: the end, or a reset when it throws bytes away or
+// was told to.
+static void say_closed(int fd)
+{
+	const struct sockaddr none = {.sa_family = AF_UNSPEC};
+	struct linger linger = {0, 0};
+	socklen_t len = sizeof(linger);
+	int unread = 0;
+
+	sys_getsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, &len);
+	sys_ioctl(fd, SIOCINQ, &unread);
+	if (unread > 0 || (linger.l_onoff && !linger.l_linger))
+		sys_call3(SYS_connect, fd, &none, sizeof(none));
+	else
+		sys_call2(SYS_shutdown, fd, SHUT_RDWR);
+}
+
 // The socket is about to be closed for good: fd, -1 if it is closed already. No thread is inside.
 static void let_go(struct rlm_conn *c, int fd)
 {
@@ -197,7 +214,7 @@ static void let_go(struct rlm_conn *c, int fd)
 	rlm_lock_drop(&c->tx_lock);
 	if (!b && atomic_load_explicit(&c->flags, memory_order_seq_cst) & RLM_CONN_OFFERED) {
 		if (helper_offer_outstanding(c) && fd >= 0)
-			sys_call2(SYS_shutdown, fd, SHUT_RDWR); // the duplicate under way must not delay the FIN
+			say_closed(fd);
 		helper_withdraw(index, generation);
 	}
 	stream_give_up(c);

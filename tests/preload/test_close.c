@@ -530,8 +530,37 @@ static void numbers_race(void **state)
 	pthread_join(thread, NULL);
 }
 
+// As soon as close() has returned the other end knows, also of a connection that is so young that it is just being offered.
+static void reset_comes_at_once(void **state)
+{
+	const struct linger reset = {1, 0};
+
+	for (int i = 0; i < 100; i++) {
+		struct sockaddr_storage name;
+		socklen_t len = sizeof(name);
+		struct pair p;
+		char c;
+
+		pair_open(&p, *(int *)*state);
+		send_text(p.a, "a");
+		recv_text(p.b, "a");
+		if (i % 2) {
+			assert_returns(setsockopt(p.a, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)), 0);
+		} else {
+			send_text(p.b, "unread");
+			assert_that(wait_for(p.a, POLLIN, DEADLINE_MS));
+		}
+		assert_returns(close(p.a), 0);
+		p.a = -1;
+		assert_fails(getpeername(p.b, (struct sockaddr *)&name, &len), ENOTCONN);
+		assert_fails(recv(p.b, &c, 1, MSG_DONTWAIT), ECONNRESET);
+		pair_close(&p);
+	}
+}
+
 // clang-format off
 static const struct CMUnitTest tests[] = {
+    TEST_FAMILY(reset_comes_at_once),
     TEST_SETTLED(unread_data_resets),
     TEST_SETTLED(unread_data_resets_send_first),
     TEST_SETTLED(unread_data_resets_poll),
