@@ -209,8 +209,16 @@ static bool is_stdio(const struct rlm_conn *c)
 // Often the earlier program, or the one that started us, is about to close it. Later and later: a look is not cheap.
 static bool is_inherited_alone(struct rlm_conn *c, int fd)
 {
+	unsigned wait;
+
 	if (!(c->flags & RLM_CONN_INHERITED))
 		return true;
+	wait = inherited_wait_ms();
+	if (wait) {
+		set_flags(c, RLM_CONN_QUEUED);
+		helper_retry(c, wait);
+		return false;
+	}
 	if (!is_stdio(c) && inherited_is_alone(c, fd)) {
 		clear_flags(c, RLM_CONN_INHERITED);
 		return true;

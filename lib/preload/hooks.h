@@ -109,6 +109,9 @@ static inline void hook_fresh(int fd)
 		fd_clear(fd);
 }
 
+// The same for one that another process may have, too.
+void hook_received(int fd);
+
 // The kernel has made fd a connection, or makes it (EINPROGRESS), or goes on making it (EINTR).
 void hook_connected(int fd, const struct sockaddr *addr);
 

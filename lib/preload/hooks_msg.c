@@ -61,7 +61,7 @@ static void take_descriptors(const struct msghdr *msg)
 		unsigned n = descriptors_of(msg, cm, &fds);
 
 		for (unsigned i = 0; i < n; i++)
-			hook_fresh(fds[i]);
+			hook_received(fds[i]);
 	}
 }
 

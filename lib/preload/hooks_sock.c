@@ -8,6 +8,7 @@
 #include <netinet/in.h>
 #include <sys/time.h>
 
+#include "cutover.h"
 #include "settings.h"
 #include "sys.h"
 
@@ -57,6 +58,19 @@ static void adopt(int fd, uint32_t value, bool active)
 	else if (c && (value & SOCKET_BARRED || atomic_load_explicit(&all_barred, memory_order_relaxed)))
 		stream_to_kernel(c, fd, RLM_WHY_OPTION);
 	errno = saved;
+}
+
+void hook_received(int fd)
+{
+	struct rlm_conn *c;
+
+	hook_fresh(fd);
+	if (!settings.enabled || !tcp_is_established(fd))
+		return;
+	adopt(fd, nonblock_value(fd), false);
+	c = fd_conn(fd);
+	if (c)
+		atomic_fetch_or_explicit(&c->flags, RLM_CONN_INHERITED, memory_order_relaxed);
 }
 
 void hook_bar_all(void)

@@ -176,7 +176,7 @@ static long do_pidfd_getfd(const long a[6])
 		return fd;
 	if (fd_conn(INT(1)) && socket_cookie(INT(1)) == socket_cookie((int)fd))
 		return hook_duplicated(INT(1), (int)fd);
-	hook_fresh((int)fd);
+	hook_received((int)fd);
 	return fd;
 }
 

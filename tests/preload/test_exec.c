@@ -300,6 +300,106 @@ static void passed_to_process(void **state)
 	close(channel[0]);
 }
 
+static void echo_until_end(int fd)
+{
+	char buffer[5000];
+	ssize_t n;
+
+	while ((n = read(fd, buffer, sizeof(buffer))) > 0)
+		assert_returns(write(fd, buffer, (size_t)n), n);
+	_exit(n < 0);
+}
+
+// A process that is there before the connection is, takes it from a channel when `start` says so and echoes what comes.
+static pid_t echo_by_passing(int channel, int start)
+{
+	pid_t child = fork();
+	char byte;
+
+	if (child == 0) {
+		if (start >= 0 && read(start, &byte, 1) != 1)
+			_exit(98);
+		echo_until_end(take_fd(channel));
+	}
+	return child;
+}
+
+static bool echo_until_ring(struct pair *p, uint64_t *at, int ms)
+{
+	int64_t deadline = now_ms() + ms;
+	struct rlm_info info;
+
+	do {
+		echo_some(p, at);
+		assert_returns(rlm_socket_info(p->a, &info), 0);
+		if (info.tx_carrier && info.rx_carrier)
+			return true;
+	} while (now_ms() < deadline);
+	return false;
+}
+
+// The new owner accelerates the connection again, once it is the only one.
+static void passed_and_promoted(void **state)
+{
+	struct pair p;
+	uint64_t at = 0;
+	int channel[2];
+	pid_t child;
+	bool ring;
+
+	assert_returns(socketpair(AF_UNIX, SOCK_STREAM, 0, channel), 0);
+	child = echo_by_passing(channel[1], -1);
+	pair_open(&p, *(int *)*state);
+	pass_fd(channel[0], p.b);
+	assert_returns(close(p.b), 0);
+	p.b = -1;
+	ring = echo_until_ring(&p, &at, carrier_is_ring() && ownership_can_be_seen() ? DEADLINE_MS : 0);
+	assert_that(ring || !carrier_is_ring() || !ownership_can_be_seen());
+	for (int i = 0; i < 100; i++)
+		echo_some(&p, &at);
+	assert_returns(shutdown(p.a, SHUT_WR), 0);
+	recv_end(p.a);
+	pair_close(&p);
+	child_finish(child);
+	close(channel[0]);
+	close(channel[1]);
+}
+
+// One copy more is on its way: whoever gets it finds TCP.
+static void passed_twice(void **state)
+{
+	struct pair p;
+	uint64_t at = 0;
+	int first[2], second[2], start[2];
+	pid_t children[2];
+
+	assert_returns(socketpair(AF_UNIX, SOCK_STREAM, 0, first), 0);
+	assert_returns(socketpair(AF_UNIX, SOCK_STREAM, 0, second), 0);
+	assert_returns(pipe(start), 0);
+	children[0] = echo_by_passing(first[1], -1);
+	children[1] = echo_by_passing(second[1], start[0]);
+	pair_open(&p, *(int *)*state);
+	pass_fd(first[0], p.b);
+	pass_fd(second[0], p.b);
+	assert_returns(close(p.b), 0);
+	p.b = -1;
+	assert_that(!echo_until_ring(&p, &at, 10 * QUIET_MS));
+	assert_returns(kill(children[0], SIGKILL), 0);
+	assert_returns(waitpid(children[0], NULL, 0), children[0]);
+	assert_returns(write(start[1], "", 1), 1);
+	for (int i = 0; i < 100; i++)
+		echo_some(&p, &at);
+	assert_returns(shutdown(p.a, SHUT_WR), 0);
+	recv_end(p.a);
+	pair_close(&p);
+	child_finish(children[1]);
+	for (int i = 0; i < 2; i++) {
+		close(first[i]);
+		close(second[i]);
+		close(start[i]);
+	}
+}
+
 // To oneself, with bytes on their way.
 static void passed_to_oneself(void **state)
 {
@@ -376,6 +476,8 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(system_and_popen),
     TEST_SETTLED(no_descriptor_leaks),
     TEST_FAMILY(passed_to_process),
+    TEST_FAMILY(passed_and_promoted),
+    TEST_FAMILY(passed_twice),
     TEST_SETTLED(passed_to_oneself),
     TEST_SETTLED(passed_and_lost),
     TEST_SETTLED(taken_by_pidfd),
