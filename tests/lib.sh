@@ -6,7 +6,7 @@
 build_packages=(build-essential cmake pkg-config libev-dev libjansson-dev libconfuse-dev libpopt-dev libncurses-dev
 	uthash-dev libbpf-dev libmnl-dev libcap-ng-dev libseccomp-dev libmicrohttpd-dev libxen-dev)
 test_packages=(clang libclang-rt-dev libcmocka-dev python3 spin iproute2 nftables jq curl iperf3 redis-server redis-tools nginx-light memcached
-	socat wrk util-linux procps)
+	socat wrk util-linux procps liburing-dev)
 
 as_root() {
 	if [ "$(id -u)" = 0 ]; then

@@ -3,6 +3,7 @@
 // eight bytes, time-outs that are written back.
 #include "hooks.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
@@ -157,6 +158,49 @@ static long do_io_uring_setup(const long a[6])
 	if (r >= 0)
 		hook_bar_all();
 	return r;
+}
+
+// liburing makes its system calls itself.
+struct io_uring;
+struct io_uring_params;
+int io_uring_setup(unsigned entries, struct io_uring_params *params);
+int io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags);
+int io_uring_queue_init_params(unsigned entries, struct io_uring *ring, struct io_uring_params *params);
+int io_uring_queue_init_mem(unsigned entries, struct io_uring *ring, struct io_uring_params *params, void *buffer, size_t size);
+
+static int uring_made(int r)
+{
+	if (r >= 0)
+		hook_bar_all();
+	return r;
+}
+
+RLM_EXPORT int io_uring_setup(unsigned entries, struct io_uring_params *params)
+{
+	int (*real)(unsigned, struct io_uring_params *) = dlsym(RTLD_NEXT, "io_uring_setup");
+
+	return real ? uring_made(real(entries, params)) : -ENOSYS;
+}
+
+RLM_EXPORT int io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags)
+{
+	int (*real)(unsigned, struct io_uring *, unsigned) = dlsym(RTLD_NEXT, "io_uring_queue_init");
+
+	return real ? uring_made(real(entries, ring, flags)) : -ENOSYS;
+}
+
+RLM_EXPORT int io_uring_queue_init_params(unsigned entries, struct io_uring *ring, struct io_uring_params *params)
+{
+	int (*real)(unsigned, struct io_uring *, struct io_uring_params *) = dlsym(RTLD_NEXT, "io_uring_queue_init_params");
+
+	return real ? uring_made(real(entries, ring, params)) : -ENOSYS;
+}
+
+RLM_EXPORT int io_uring_queue_init_mem(unsigned entries, struct io_uring *ring, struct io_uring_params *params, void *buffer, size_t size)
+{
+	int (*real)(unsigned, struct io_uring *, struct io_uring_params *, void *, size_t) = dlsym(RTLD_NEXT, "io_uring_queue_init_mem");
+
+	return real ? uring_made(real(entries, ring, params, buffer, size)) : -ENOSYS;
 }
 
 static uint64_t socket_cookie(int fd)
