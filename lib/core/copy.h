@@ -12,6 +12,14 @@
 // Like memcpy(), for memory that does not overlap. 0, or -EFAULT when it ended before the last byte.
 int rlm_copy(void *to, const void *from, size_t n);
 
+// One byte of it, and with that its page; only where copies are repaired.
+static inline bool copy_can_read(const void *p)
+{
+	char byte;
+
+	return rlm_copy(&byte, p, 1) == 0;
+}
+
 // In a signal handler, with its third argument: was it a copy that raised the signal? Then it returns -EFAULT when the handler returns.
 bool copy_repair(void *context);
 

@@ -15,7 +15,6 @@
 #include "leaving.h"
 #include "links.h"
 #include "location.h"
-#include "signals.h"
 #include "stream_internal.h"
 
 #ifndef TCP_REPAIR_OFF_NO_WP
@@ -241,6 +240,17 @@ static bool receives_every_byte(int fd)
 	return sys_getsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &low, &len) == 0 && low <= 1;
 }
 
+// A BPF program may take the socket's bytes past TCP (sockmap): then no position of the stream can be told. What TCP knows of is never less than
+// what we have counted.
+static bool bypasses_tcp(const struct rlm_conn *c, int fd)
+{
+	const struct rlm_conn_stat *s = conn_stat(&arena, c);
+	uint64_t sent = s->tx_bytes_plain, received = s->rx_bytes_plain;
+	int64_t written = tcp_written(fd), arrived = tcp_arrived(fd);
+
+	return (written >= 0 && sent > (uint64_t)written) || (arrived >= 0 && received > (uint64_t)arrived);
+}
+
 // BINDs that came while a connection was being named. Binding takes locks of epoll instances, and who holds one of these may wait
 // for the connection whose locks are ours.
 #define BINDS_KEPT 128u
@@ -287,6 +297,11 @@ void binding_offer(struct rlm_conn *c)
 	}
 	if (!receives_every_byte(fd)) {
 		set_why(c, RLM_WHY_OPTION);
+		goto out;
+	}
+	if (bypasses_tcp(c, fd)) {
+		set_why(c, RLM_WHY_OPTION);
+		set_flags(c, RLM_CONN_BARRED);
 		goto out;
 	}
 	if (!is_inherited_alone(c, fd))
@@ -427,8 +442,6 @@ static void bind_conn(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	uint64_t available;
 
 	bool watched = epoll_conn_binds(c, b); // first: no epoll instance may take our frames for payload
-
-	signals_watch();
 	rlm_lock_take(&c->tx_lock);
 	rlm_lock_take(&c->rx_lock);
 	stream_read_timeouts(b, fd);

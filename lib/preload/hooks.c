@@ -43,7 +43,7 @@ bool hook_is_kernels(struct rlm_conn *c, int fd)
 
 bool hook_vector_is_bad(const struct iovec *iov, uint64_t iovcnt)
 {
-	if (iovcnt > IOV_MAX || (iovcnt && hook_is_bad(iov)))
+	if (iovcnt > IOV_MAX || (iovcnt && hook_is_bad_object(iov, iovcnt * sizeof(*iov))))
 		return true;
 	for (uint64_t i = 0; i < iovcnt; i++)
 		if (hook_is_bad_range(iov[i].iov_base, iov[i].iov_len))

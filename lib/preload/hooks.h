@@ -7,7 +7,9 @@
 #ifndef RLM_HOOKS_H
 #define RLM_HOOKS_H
 
+#include "copy.h"
 #include "real.h"
+#include "signals.h"
 #include "stream.h"
 
 // Value of a FD_SOCKET entry.
@@ -81,14 +83,23 @@ bool hook_vector_is_empty(const struct iovec *iov, uint64_t iovcnt);
 // Barred, and nothing of it is on the ring any more or ever will be.
 bool hook_is_kernels(struct rlm_conn *c, int fd);
 
-// An address that no process can have mapped. Others are the copying code's affair.
+// What the kernel would not read, of what our code has to read before it. As long as no connection is known that is left to chance.
 static inline bool hook_is_bad(const void *p)
 {
 #if defined(__x86_64__)
-	return (intptr_t)p < 4096; // the upper half is the kernel's
+	if ((intptr_t)p < 4096) // the upper half is the kernel's
+		return true;
 #else
-	return (uintptr_t)p < 4096; // the top byte may be a tag
+	if ((uintptr_t)p < 4096) // the top byte may be a tag
+		return true;
 #endif
+	return signals_watching && !copy_can_read(p);
+}
+
+// The same for something that may reach into a second page.
+static inline bool hook_is_bad_object(const void *p, size_t size)
+{
+	return hook_is_bad(p) || hook_is_bad((const char *)p + size - 1);
 }
 
 // A range that no process can have, so that the kernel refuses the whole call.

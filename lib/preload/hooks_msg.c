@@ -36,8 +36,8 @@ static int pass_descriptors(const struct msghdr *msg)
 	struct rlm_conn *c;
 	const int *fds;
 
-	if (hook_is_bad(msg) || !msg->msg_controllen || hook_is_bad(msg->msg_control))
-		return 0;
+	if (!signals_watching || hook_is_bad_object(msg, sizeof(*msg)) || !msg->msg_controllen || hook_is_bad(msg->msg_control))
+		return 0; // without connections there is none to pass
 	for (cm = CMSG_FIRSTHDR(msg); cm; cm = CMSG_NXTHDR((struct msghdr *)(uintptr_t)msg, cm)) {
 		unsigned n = descriptors_of(msg, cm, &fds);
 
@@ -69,13 +69,13 @@ static void take_descriptors(const struct msghdr *msg)
 
 static bool has_control(const struct msghdr *msg)
 {
-	return !hook_is_bad(msg) && msg->msg_controllen != 0;
+	return !hook_is_bad_object(msg, sizeof(*msg)) && msg->msg_controllen != 0;
 }
 
 // The kernel refuses it, or it moves no byte: ask the kernel.
 static bool send_is_odd(const struct msghdr *msg)
 {
-	return hook_is_bad(msg) ||
+	return hook_is_bad_object(msg, sizeof(*msg)) ||
 	       (msg->msg_name && ((int)msg->msg_namelen < 0 || (msg->msg_namelen && hook_is_bad(msg->msg_name)))) ||
 	       hook_vector_is_bad(msg->msg_iov, msg->msg_iovlen) || hook_vector_is_empty(msg->msg_iov, msg->msg_iovlen);
 }
@@ -126,7 +126,7 @@ static int send_messages(struct rlm_conn *c, int fd, struct mmsghdr *messages, u
 	unsigned done = 0;
 	ssize_t n;
 
-	if (count == 0 || hook_is_bad(messages))
+	if (count == 0 || hook_is_bad_object(messages, sizeof(*messages)))
 		return REAL(sendmmsg)(fd, messages, count, flags);
 	if (count > IOV_MAX)
 		count = IOV_MAX;
@@ -147,7 +147,7 @@ RLM_EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int fl
 
 	if (c)
 		return send_messages(c, fd, messages, count, flags);
-	for (unsigned i = 0; i < count && i < IOV_MAX && !hook_is_bad(messages); i++)
+	for (unsigned i = 0; i < count && i < IOV_MAX && !hook_is_bad_object(messages, sizeof(*messages)); i++)
 		if (pass_descriptors(&messages[i].msg_hdr) < 0)
 			return -1;
 	return REAL(sendmmsg)(fd, messages, count, flags);
@@ -187,7 +187,7 @@ static ssize_t recv_message(struct rlm_conn *c, int fd, struct msghdr *msg, int 
 		if (hook_recv_end(&call, n >= 0 ? msg->msg_iov : NULL, n >= 0 ? (int)msg->msg_iovlen : 0, &n))
 			return n;
 	}
-	if (hook_is_bad(msg) || hook_vector_is_bad(msg->msg_iov, msg->msg_iovlen))
+	if (hook_is_bad_object(msg, sizeof(*msg)) || hook_vector_is_bad(msg->msg_iov, msg->msg_iovlen))
 		return REAL(recvmsg)(fd, msg, flags);
 	n = rlm_result(hook_recv(c, fd, msg->msg_iov, (int)msg->msg_iovlen, flags));
 	if (n < 0)
@@ -274,7 +274,7 @@ RLM_EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int fl
 	int error = 0, n;
 	socklen_t len = sizeof(error);
 
-	if (c && count && !(flags & (MSG_ERRQUEUE | MSG_OOB)) && !hook_is_bad(messages) &&
+	if (c && count && !(flags & (MSG_ERRQUEUE | MSG_OOB)) && !hook_is_bad_object(messages, sizeof(*messages)) &&
 	    !(timeout &&
 	      (hook_is_bad(timeout) || timeout->tv_sec < 0 || (unsigned long)timeout->tv_nsec >= 1000000000))) {
 		// Unlike recvmsg(), an error goes before bytes that came earlier.

@@ -68,7 +68,7 @@ static int clone_child(void *arg)
 	struct clone_start start = *(struct clone_start *)arg;
 
 	hook_fork_done(0);
-	return start.fn(start.arg);
+	_exit(start.fn(start.arg)); // libc would end this thread alone, and leave the helper's
 }
 
 RLM_EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)

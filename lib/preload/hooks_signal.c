@@ -3,7 +3,7 @@
 // ours, which puts the signal off while its thread holds a lock (microseconds, see lock.h), and calls the application's at once else.
 //
 // SIGSEGV and SIGBUS come also when a call of ours meets a buffer that the program cannot touch, which must be EFAULT. From the first
-// connection that is bound to shared memory on, the kernel has a handler of ours for these two even when the application has none; it lets
+// connection on that is known, the kernel has a handler of ours for these two even when the application has none; it lets
 // the copy fail (core/copy.h), and does with all others what would have been done without it. A thread that has them blocked, or a program
 // that ignores them, is killed by the kernel without asking anyone.
 //
@@ -25,7 +25,7 @@
 #endif
 
 static struct rlm_lock lock; // handlers that would wait for it are put off
-static bool watching;        // SIGSEGV and SIGBUS are ours
+bool signals_watching;       // SIGSEGV and SIGBUS are ours
 static struct {
 	void (*_Atomic handler)(int, siginfo_t *, void *);
 	struct sigaction installed; // as the kernel has it
@@ -76,7 +76,7 @@ static bool can_wait(int signal)
 
 static bool is_watched(int signal)
 {
-	return watching && (signal == SIGSEGV || signal == SIGBUS);
+	return signals_watching && (signal == SIGSEGV || signal == SIGBUS);
 }
 
 static bool is_ours(const struct sigaction *action)
@@ -188,15 +188,15 @@ RLM_EXPORT sighandler_t sigset(int number, sighandler_t handler)
 	return set_by(REAL(sigset), number, handler);
 }
 
-void signals_watch(void)
+void signals_start(void)
 {
 	static const int signals[] = {SIGSEGV, SIGBUS};
 	struct sigaction now;
 
-	if (watching)
+	if (hook_in_vfork())
 		return;
 	rlm_lock_take(&lock);
-	watching = true;
+	signals_watching = true;
 	for (unsigned i = 0; i < sizeof(signals) / sizeof(*signals); i++)
 		if (REAL(sigaction)(signals[i], NULL, &now) == 0 && is_wrapped(signals[i], &now) && set(signals[i], &now, NULL) == 0)
 			actions[signals[i]].flags = now.sa_flags;
@@ -209,13 +209,13 @@ void signals_unwatch(void)
 	struct sigaction now;
 
 	rlm_lock_take(&lock);
-	for (unsigned i = 0; watching && i < sizeof(signals) / sizeof(*signals); i++) {
+	for (unsigned i = 0; signals_watching && i < sizeof(signals) / sizeof(*signals); i++) {
 		if (REAL(sigaction)(signals[i], NULL, &now) < 0 || !is_ours(&now))
 			continue;
 		show(signals[i], &now);
 		REAL(sigaction)(signals[i], &now, NULL);
 	}
-	watching = false;
+	signals_watching = false;
 	rlm_lock_drop(&lock);
 }
 

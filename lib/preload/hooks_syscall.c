@@ -5,6 +5,7 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <linux/bpf.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <stdarg.h>
@@ -16,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "helper.h"
 #include "sys.h"
 
 #define KERNEL_SIGSET 8
@@ -224,6 +226,32 @@ static long do_pidfd_getfd(const long a[6])
 	return fd;
 }
 
+static bool is_socket_map(int map)
+{
+	struct bpf_map_info info = {.type = 0};
+	union bpf_attr attr = {.info = {.bpf_fd = (uint32_t)map, .info_len = sizeof(info), .info = (uintptr_t)&info}};
+
+	return sys_call3(SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &attr, sizeof(attr)) == 0 &&
+	       (info.type == BPF_MAP_TYPE_SOCKMAP || info.type == BPF_MAP_TYPE_SOCKHASH);
+}
+
+// A socket that gets into such a map may be read and written by BPF programs.
+static long do_bpf(const long a[6])
+{
+	const union bpf_attr *attr = PTR(1);
+	struct rlm_conn *c;
+	int fd;
+
+	if (INT(0) == BPF_MAP_UPDATE_ELEM && !hook_is_bad(attr) && is_socket_map((int)attr->map_fd) &&
+	    !hook_is_bad((const void *)(uintptr_t)attr->value)) {
+		fd = *(const int *)(uintptr_t)attr->value;
+		c = fd_conn(fd);
+		if (c && stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0)
+			return rlm_result(-EBUSY);
+	}
+	return pass_on(SYS_bpf, a);
+}
+
 static long io_by_number(long number, const long a[6])
 {
 	switch (number) {
@@ -360,6 +388,10 @@ RLM_EXPORT long syscall(long number, ...)
 		return do_clone(number, (uint64_t)a[0], a);
 	case SYS_clone3:
 		return do_clone3(a);
+	case SYS_exit:
+		if (process_id && (int)rlm_tid() == process_id)
+			helper_main_thread_ends();
+		return pass_on(number, a);
 	case SYS_exit_group:
 		_exit(INT(0));
 	case SYS_execve:
@@ -372,6 +404,8 @@ RLM_EXPORT long syscall(long number, ...)
 		return unshare(INT(0));
 	case SYS_setns:
 		return setns(INT(0), INT(1));
+	case SYS_bpf:
+		return do_bpf(a);
 	case SYS_prctl:
 		return prctl(INT(0), a[1], a[2], a[3], a[4]);
 	case SYS_seccomp:

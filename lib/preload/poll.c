@@ -374,7 +374,9 @@ static bool any_tracked(const struct pollfd *fds, nfds_t n)
 {
 	struct entry e;
 
-	for (nfds_t i = 0; settings.enabled && !hook_is_bad(fds) && i < n; i++)
+	if (!settings.enabled || !n || hook_is_bad_object(fds, n * sizeof(*fds)))
+		return false;
+	for (nfds_t i = 0; i < n; i++)
 		if (look_up_one(fds[i].fd, &e) != ENTRY_KERNEL)
 			return true;
 	return false;

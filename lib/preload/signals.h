@@ -3,8 +3,17 @@
 #ifndef RLM_SIGNALS_H
 #define RLM_SIGNALS_H
 
-// Call before a connection is bound: from then on copies of a bad buffer fail. Once; costs nothing later. Any thread.
-void signals_watch(void);
+#include <stdbool.h>
+
+extern bool signals_watching;
+
+void signals_start(void);
+// With each connection that gets known: from the first on, copies of a bad buffer fail. Any thread.
+static inline void signals_watch(void)
+{
+	if (__builtin_expect(!signals_watching, 0))
+		signals_start();
+}
 // The kernel alone is concerned again.
 void signals_unwatch(void);
 

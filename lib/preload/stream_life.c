@@ -9,6 +9,7 @@
 #include <sys/time.h>
 
 #include "epoll.h"
+#include "signals.h"
 #include "stream_internal.h"
 
 uint32_t stream_threshold_calls = 16;
@@ -94,6 +95,7 @@ struct rlm_conn *stream_open(int fd, bool nonblock)
 
 	if (!fdtable || !settings.enabled || (unsigned)fd >= FDTABLE_SIZE)
 		return NULL;
+	signals_watch();
 	c = conn_new(&arena);
 	if (!c) {
 		stream_sweep(FULL_SWEEP_MS);

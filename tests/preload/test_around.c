@@ -4,6 +4,7 @@
 #include "pair.h"
 
 #include <aio.h>
+#include <linux/bpf.h>
 #include <linux/filter.h>
 #include <linux/io_uring.h>
 #include <linux/tls.h>
@@ -293,6 +294,63 @@ static void zero_copy(void **state)
 	assert_that(CMSG_FIRSTHDR(&message));
 }
 
+// Two sockets in a map, whose program hands what is sent to the second one, past TCP. -1: not allowed here.
+static int sockmap_open(void)
+{
+	union bpf_attr map = {.map_type = BPF_MAP_TYPE_SOCKMAP, .key_size = 4, .value_size = 4, .max_entries = 2};
+	int fd = syscall(SYS_bpf, BPF_MAP_CREATE, &map, sizeof(map)), program;
+	const struct bpf_insn code[] = {
+	    {.code = BPF_LD | BPF_DW | BPF_IMM, .dst_reg = 2, .src_reg = BPF_PSEUDO_MAP_FD, .imm = fd},
+	    {.imm = 0},
+	    {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 3, .imm = 1},
+	    {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 4, .imm = BPF_F_INGRESS},
+	    {.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_msg_redirect_map},
+	    {.code = BPF_JMP | BPF_EXIT},
+	};
+	union bpf_attr load = {.prog_type = BPF_PROG_TYPE_SK_MSG,
+			       .insns = (uintptr_t)code,
+			       .insn_cnt = sizeof(code) / sizeof(*code),
+			       .license = (uintptr_t)"GPL"};
+	union bpf_attr attach = {.target_fd = fd, .attach_type = BPF_SK_MSG_VERDICT};
+
+	if (fd < 0)
+		return -1;
+	program = syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load));
+	attach.attach_bpf_fd = program;
+	if (program < 0 || syscall(SYS_bpf, BPF_PROG_ATTACH, &attach, sizeof(attach)) < 0) {
+		close(fd);
+		fd = -1;
+	}
+	if (program >= 0)
+		close(program);
+	return fd;
+}
+
+static void sockmap_put(int map, uint32_t key, int fd)
+{
+	union bpf_attr put = {.map_fd = map, .key = (uintptr_t)&key, .value = (uintptr_t)&fd};
+
+	assert_returns(syscall(SYS_bpf, BPF_MAP_UPDATE_ELEM, &put, sizeof(put)), 0);
+}
+
+static void sockmap(void **state)
+{
+	struct pair *p = *state;
+	int map = sockmap_open();
+
+	if (map < 0)
+		skip();
+	sockmap_put(map, 0, p->a);
+	sockmap_put(map, 1, p->b);
+	for (int i = 0; i < 300; i++) {
+		send_text(p->a, "past TCP");
+		recv_text(p->b, "past TCP");
+		if (i == 100)
+			nap_ms(2 * QUIET_MS); // it must not be promoted now
+	}
+	close(map);
+}
+
 static void kernel_tls(void **state)
 {
 	struct pair *p = *state;
@@ -471,6 +529,8 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(io_uring),
     TEST_FAMILY(io_uring_comes_late),
     TEST_SETTLED(zero_copy),
+    {"sockmap_from_the_start/4", sockmap, setup_fresh, teardown_pair, &pair_family_4},
+    {"sockmap_later/4", sockmap, setup_settled, teardown_pair, &pair_family_4},
     TEST_SETTLED(kernel_tls),
     TEST_SETTLED(timestamps),
     TEST_SETTLED(timestamps_unread),

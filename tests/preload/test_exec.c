@@ -2,6 +2,8 @@
 // Connections that other programs get: exec, posix_spawn, vfork, system, SCM_RIGHTS, pidfd_getfd.
 #include "pair.h"
 
+#include <sys/stat.h>
+
 #include <rlm/rlm.h>
 #include <spawn.h>
 
@@ -72,6 +74,57 @@ static void socket_as_standard_streams(void **state)
 }
 
 // The same with a program that does not have librlm at all.
+static int copy_file(const char *from, const char *to)
+{
+	int in = open(from, O_RDONLY), out = open(to, O_WRONLY | O_CREAT | O_EXCL, 0700);
+	char buffer[4096];
+	ssize_t n = -1;
+
+	while (in >= 0 && out >= 0 && (n = read(in, buffer, sizeof(buffer))) > 0)
+		assert_returns(write(out, buffer, (size_t)n), n);
+	close(in);
+	close(out);
+	return (int)n;
+}
+
+// A program that runs as another user than the one who starts it sees no LD_PRELOAD.
+static void into_set_user_id_program(void **state)
+{
+	struct pair p;
+	char path[200];
+	pid_t child;
+
+	if (geteuid() != 0 || !getenv("RLM_TEST_DIR"))
+		skip();
+	snprintf(path, sizeof(path), "%s/cat", getenv("RLM_TEST_DIR"));
+	assert_returns(copy_file("/bin/cat", path), 0);
+	assert_returns(chmod(path, 04755), 0);
+	assert_returns(chmod(getenv("RLM_TEST_DIR"), 0755), 0);
+	pair_open(&p, *(int *)*state);
+	pair_settle(&p);
+	send_text(p.a, "first ");
+	child = fork();
+	if (child == 0) {
+		dup2(p.b, 0);
+		dup2(p.b, 1);
+		close(p.a);
+		close(p.b);
+		if (setgid(65534) < 0 || setuid(65534) < 0)
+			_exit(97);
+		execl(path, "cat", NULL);
+		_exit(98);
+	}
+	close(p.b);
+	p.b = -1;
+	send_text(p.a, "second");
+	recv_text(p.a, "first second");
+	assert_returns(shutdown(p.a, SHUT_WR), 0);
+	recv_end(p.a);
+	child_finish(child);
+	pair_close(&p);
+	assert_returns(unlink(path), 0);
+}
+
 static void into_foreign_program(void **state)
 {
 	for (int how = 0; how < 3; how++) {
@@ -469,6 +522,7 @@ static void taken_by_pidfd(void **state)
 static const struct CMUnitTest tests[] = {
     TEST_FAMILY(socket_as_standard_streams),
     TEST_FAMILY(into_foreign_program),
+    TEST_FAMILY(into_set_user_id_program),
     TEST_SETTLED(handed_to_exec),
     TEST_FRESH(inherited_alone),
     TEST_SETTLED(inherited_and_kept),

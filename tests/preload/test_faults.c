@@ -4,6 +4,7 @@
 
 #include <setjmp.h>
 #include <sys/mman.h>
+#include <sys/select.h>
 #include <sys/resource.h>
 #include <sys/uio.h>
 
@@ -134,6 +135,38 @@ static void vectors(void **state)
 	assert_bytes(edge - 2, "12", 2);
 	assert_returns(recv(p->b, rest, sizeof(rest), 0), 6);
 	assert_bytes(rest, "345678", 6);
+	edge_close(edge, 4096);
+}
+
+// Not the buffers, but what tells of them.
+static void arguments(void **state)
+{
+	struct pair *p = *state;
+	char *edge = edge_open(4096), byte;
+	struct iovec *parts = (void *)(edge - sizeof(struct iovec));
+	struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+	fd_set *set = (void *)edge;
+
+	parts[0] = (struct iovec){&byte, 1};
+	assert_fails(writev(p->a, (void *)edge, 1), EFAULT);
+	assert_fails(writev(p->a, parts, 2), EFAULT);
+	assert_fails(sendmsg(p->a, (void *)edge, 0), EFAULT);
+	assert_fails(sendmsg(p->a, (void *)(edge - 8), 0), EFAULT);
+	assert_fails(sendmsg(p->a, &message, 0), EFAULT);
+	assert_fails(sendmmsg(p->a, (void *)edge, 1, 0), EFAULT);
+	send_text(p->a, "abc");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	assert_fails(readv(p->b, (void *)edge, 1), EFAULT);
+	assert_fails(readv(p->b, parts, 2), EFAULT);
+	assert_fails(recvmsg(p->b, (void *)edge, 0), EFAULT);
+	assert_fails(recvmsg(p->b, &message, 0), EFAULT);
+	assert_fails(recvmmsg(p->b, (void *)edge, 1, 0, NULL), EFAULT);
+	assert_fails(poll((void *)edge, 1, 0), EFAULT);
+	assert_fails(ppoll((void *)edge, 1, NULL, NULL), EFAULT);
+	assert_fails(select(p->b + 1, set, NULL, NULL, NULL), EFAULT);
+	assert_fails(setsockopt(p->b, SOL_SOCKET, SO_RCVLOWAT, edge, sizeof(int)), EFAULT);
+	assert_fails(setsockopt(p->b, SOL_SOCKET, SO_RCVTIMEO, edge, sizeof(struct timeval)), EFAULT);
+	recv_text(p->b, "abc");
 	edge_close(edge, 4096);
 }
 
@@ -456,6 +489,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(receive_what_fits),
     TEST_SETTLED(receive_much),
     TEST_SETTLED(vectors),
+    TEST_SETTLED(arguments),
     TEST_SETTLED(read_only_memory),
     TEST_SETTLED(file_cut_short),
     TEST_SETTLED(with_a_handler_alone),

@@ -2,6 +2,8 @@
 // Processes that share a connection by fork.
 #include "pair.h"
 
+#include <sched.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 
 static void child_uses(void **state)
@@ -26,6 +28,40 @@ static void child_uses(void **state)
 	recv_text(p->b, "to parent");
 	send_text(p->b, "from parent");
 	recv_text(p->a, "from parent");
+}
+
+static int cloned(void *arg)
+{
+	struct pair *p = arg;
+
+	for (int i = 0; i < 50; i++) {
+		recv_text(p->b, "to child");
+		send_text(p->b, "from child");
+	}
+	return 7;
+}
+
+// By clone(), which runs no handlers of pthread_atfork().
+static void child_by_clone(void **state)
+{
+	struct pair *p = *state;
+	size_t size = 256 << 10;
+	char *stack = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	pid_t child;
+	int status;
+
+	assert_that(stack != MAP_FAILED);
+	child = clone(cloned, stack + size, SIGCHLD, p);
+	assert_that(child > 0);
+	for (int i = 0; i < 50; i++) {
+		send_text(p->a, "to child");
+		recv_text(p->a, "from child");
+	}
+	assert_returns(waitpid(child, &status, 0), child);
+	assert_returns(WIFEXITED(status) ? WEXITSTATUS(status) : -1, 7);
+	send_text(p->a, "to parent");
+	recv_text(p->b, "to parent");
+	munmap(stack, size);
 }
 
 // Bytes sent before the fork are received after it, by either.
@@ -442,6 +478,7 @@ static void named_in_children(void **state)
 // clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(child_uses),
+    TEST_SETTLED(child_by_clone),
     TEST_SETTLED(unread_over_fork),
     TEST_FAMILY(child_takes_over),
     TEST_SETTLED(child_closes),

@@ -92,6 +92,9 @@ static void waitall_times_out_in_pieces(void **state)
 	int64_t start;
 
 	set_timeout(p->b, SO_RCVTIMEO, WAIT_MS);
+	send_text(p->a, "x");
+	d.sent++;
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
 	assert_returns(pthread_create(&thread, NULL, drip, &d), 0);
 	start = now_ms();
 	long got = recv(p->b, buffer, sizeof(buffer), MSG_WAITALL);
