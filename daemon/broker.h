@@ -23,6 +23,7 @@
 #include "lookup.h"
 #include "registry.h"
 #include "table.h"
+#include "user.h"
 
 // Where an offer without a match stands.
 enum rlmd_wait {
@@ -60,6 +61,7 @@ struct rlmd_counters {
 	uint64_t refused_limit;
 	uint64_t ambiguous;
 	uint64_t misbehaved;
+	uint64_t refused_sessions;
 };
 
 struct rlmd_broker {
@@ -72,6 +74,7 @@ struct rlmd_broker {
 	struct rlmd_links links;
 	struct rlmd_domains domains;
 	struct rlmd_tables tables;
+	struct rlmd_users users;
 	struct rlmd_events events;
 	struct rlmd_client *clients;
 	struct rlmd_client *doomed; // to be freed when nobody is in the middle of using one
@@ -84,6 +87,7 @@ struct rlmd_broker {
 	struct rlmd_offer *limited;
 	unsigned followers; // clients that want to be told events
 	bool freed;	    // memory or a slot became free: try the limited offers
+	unsigned limited_left; // of them, to be tried yet
 	bool failed;	    // the loop was ended because we cannot go on
 	struct rlmd_counters counters;
 	struct rlmd_sums gone; // of processes that are gone

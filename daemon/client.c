@@ -34,6 +34,13 @@ void rlmd_client_doom(struct rlmd_client *client, const char *reason)
 	ev_feed_event(client->broker->loop, &client->later, EV_CUSTOM);
 }
 
+static void later(struct rlmd_client *client, double seconds)
+{
+	ev_timer_stop(client->broker->loop, &client->later);
+	ev_timer_set(&client->later, seconds, 0);
+	ev_timer_start(client->broker->loop, &client->later);
+}
+
 static void outbox_watch(struct rlmd_client *client, enum rlmd_outbox_state state)
 {
 	struct ev_loop *loop = client->broker->loop;
@@ -46,7 +53,8 @@ static void outbox_watch(struct rlmd_client *client, enum rlmd_outbox_state stat
 		ev_io_stop(loop, &client->readable);
 	switch (state) {
 	case RLMD_OUTBOX_EMPTY:
-		ev_io_start(loop, &client->readable);
+		if (!client->paused)
+			ev_io_start(loop, &client->readable);
 		if (client->reply.text)
 			ev_io_start(loop, &client->writable);
 		else
@@ -57,8 +65,7 @@ static void outbox_watch(struct rlmd_client *client, enum rlmd_outbox_state stat
 		break;
 	case RLMD_OUTBOX_LATER:
 		ev_io_stop(loop, &client->writable);
-		ev_timer_set(&client->later, LATER, 0);
-		ev_timer_start(loop, &client->later);
+		later(client, LATER);
 		break;
 	case RLMD_OUTBOX_FULL:
 		rlmd_client_doom(client, "it does not read");
@@ -101,6 +108,14 @@ void rlmd_client_named(struct rlmd_client *client, struct rlm_conn_ref conn, enu
 	rlmd_client_send(client, &named, NULL, 0);
 }
 
+static void reply_free(struct rlmd_client *client)
+{
+	if (client->reply.text)
+		rlmd_user_answered(client->user, client->reply.length);
+	free(client->reply.text);
+	client->reply.text = NULL;
+}
+
 // Keeps only a few packets of a long reply in the outbox.
 static enum rlmd_outbox_state reply_send(struct rlmd_client *client)
 {
@@ -119,22 +134,22 @@ static enum rlmd_outbox_state reply_send(struct rlmd_client *client)
 		memcpy(msg.text, client->reply.text + client->reply.sent, length);
 		state = rlmd_outbox_send(&client->outbox, &msg, msg.header.size, NULL, 0);
 		client->reply.sent += length;
-		if (!msg.more) {
-			free(client->reply.text);
-			client->reply.text = NULL;
-		}
+		if (!msg.more)
+			reply_free(client);
 	}
 	return state;
 }
 
 bool rlmd_client_reply(struct rlmd_client *client, char *text)
 {
-	if (client->reply.text || client->doomed) {
+	size_t length = strlen(text);
+
+	if (client->reply.text || client->doomed || !rlmd_user_answer(client->user, length)) {
 		free(text);
 		return false;
 	}
 	client->reply.text = text;
-	client->reply.length = strlen(text);
+	client->reply.length = length;
 	client->reply.sent = 0;
 	flush(client);
 	return true;
@@ -198,9 +213,16 @@ static bool turn(struct rlmd_client *client)
 static void on_readable(struct ev_loop *loop, ev_io *io, int events)
 {
 	struct rlmd_client *client = io->data;
+	double start = ev_time(), wait;
 
 	for (int i = 0; i < MESSAGES_PER_TURN && turn(client); i++)
 		;
+	wait = rlmd_user_spent(client->user, start, ev_time());
+	if (wait <= 0 || client->doomed)
+		return;
+	client->paused = true;
+	ev_io_stop(loop, &client->readable);
+	later(client, wait);
 }
 
 static void on_writable(struct ev_loop *loop, ev_io *io, int events)
@@ -212,8 +234,14 @@ static void on_later(struct ev_loop *loop, ev_timer *timer, int events)
 {
 	struct rlmd_client *client = timer->data;
 
+	client->paused = false;
 	if (!client->doomed)
 		flush(client);
+}
+
+static bool is_admin(uid_t uid)
+{
+	return uid == 0 || uid == geteuid();
 }
 
 // Takes the reference to domain, which may be NULL.
@@ -253,12 +281,17 @@ struct rlmd_client *rlmd_client_new(struct rlmd_broker *broker, int fd)
 	struct rlmd_client *client = calloc(1, sizeof(*client));
 	struct ucred peer = {.pid = 0};
 	socklen_t length = sizeof(peer);
+	bool limited = false;
 
-	if (!client || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length)) {
+	if (client && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0)
+		client->user = rlmd_user_get(&broker->users, peer.uid, is_admin(peer.uid), &broker->config.limits, &limited);
+	if (!client || !client->user) {
+		broker->counters.refused_sessions += limited;
 		free(client);
 		close(fd);
 		return NULL;
 	}
+	client->party.account = &client->user->account;
 	client_init(broker, client, fd, rlmd_domain_of(&broker->domains, fd, ev_now(broker->loop)));
 	client->pid = peer.pid;
 	client->uid = peer.uid;
@@ -304,7 +337,8 @@ void rlmd_client_free(struct rlmd_client *client)
 	rlmd_outbox_deinit(&client->outbox);
 	domain_leave(client);
 	free(client->request.text);
-	free(client->reply.text);
+	reply_free(client);
+	rlmd_user_put(&broker->users, client->user);
 	rlmd_parts_close(&client->fd, 1);
 	DL_DELETE(broker->clients, client);
 	broker->client_count--;
@@ -313,5 +347,5 @@ void rlmd_client_free(struct rlmd_client *client)
 
 bool rlmd_client_is_admin(const struct rlmd_client *client)
 {
-	return client->uid == 0 || client->uid == geteuid();
+	return is_admin(client->uid);
 }

@@ -25,6 +25,7 @@ struct rlmd_leave;
 struct rlmd_offer;
 struct rlmd_quiesce;
 struct rlmd_table;
+struct rlmd_user;
 struct rlm_tickets_shared;
 
 struct rlmd_client {
@@ -40,6 +41,8 @@ struct rlmd_client {
 	ev_timer later;
 	pid_t pid; // as we see it
 	uid_t uid;
+	struct rlmd_user *user; // NULL: a process of another domain
+	bool paused;		// its user has had more than its share of our time
 	char command[32];
 	char state; // of another domain's process, when it was last told to leave a link
 	bool hello;
@@ -48,7 +51,6 @@ struct rlmd_client {
 	struct rlmd_table *table;
 	struct rlm_tickets_shared *tickets; // NULL: sequence numbers cannot be read
 	struct rlmd_kept *kept;	   // links of an earlier broker
-	unsigned kept_count;
 	struct rlmd_leave *leaves; // links that it was told to leave and has not left yet
 	struct rlmd_offer *offers;
 	unsigned offer_count;

@@ -13,7 +13,9 @@
 
 #include "rlm/layout.h"
 
-#define KEYS "group, ring_size, slots, memory_per_link, memory_per_process, memory_total, offers_per_process, idle_time, xen_ring_size, xen_slots, quiesce_time, save_helper"
+#define KEYS \
+	"group, ring_size, slots, memory_per_link, memory_per_process, memory_per_user, memory_total, offers_per_process, sessions_per_user, " \
+	"idle_time, xen_ring_size, xen_slots, quiesce_time, save_helper"
 
 #define FILE_MAX (1 << 20)
 #define XEN_DATA_MAX (1u << 20) // what one vchan can carry in one direction
@@ -99,13 +101,13 @@ static int memory_check(cfg_t *cfg, cfg_opt_t *opt)
 	return -1;
 }
 
-static int offers_check(cfg_t *cfg, cfg_opt_t *opt)
+static int number_check(cfg_t *cfg, cfg_opt_t *opt)
 {
 	uint64_t number;
 
 	if (size_parse(cfg_opt_getnstr(opt, 0), &number) == 0 && number >= 1 && number <= 1 << 20)
 		return 0;
-	cfg_error(cfg, "offers_per_process = \"%s\": must be a number from 1 to 1048576", cfg_opt_getnstr(opt, 0));
+	cfg_error(cfg, "%s = \"%s\": must be a number from 1 to 1048576", cfg_opt_name(opt), cfg_opt_getnstr(opt, 0));
 	return -1;
 }
 
@@ -216,8 +218,10 @@ void rlmd_config_default(struct rlmd_config *config)
 						  .slots = 8,
 						  .memory_per_link = 64 << 20,
 						  .memory_per_process = 256 << 20,
+						  .memory_per_user = 512 << 20,
 						  .memory_total = 1 << 30,
 						  .offers_per_process = 16384,
+						  .sessions_per_user = 8192,
 						  .xen = {.slots = 4, .ring_size = 256 << 10},
 						  .idle_time = 10}};
 }
@@ -252,8 +256,10 @@ static void limits_take(struct rlmd_limits *limits, cfg_t *cfg)
 	limits->slots = (uint32_t)number_of(cfg, "slots", limits->slots);
 	limits->memory_per_link = number_of(cfg, "memory_per_link", limits->memory_per_link);
 	limits->memory_per_process = number_of(cfg, "memory_per_process", limits->memory_per_process);
+	limits->memory_per_user = number_of(cfg, "memory_per_user", limits->memory_per_user);
 	limits->memory_total = number_of(cfg, "memory_total", limits->memory_total);
 	limits->offers_per_process = (uint32_t)number_of(cfg, "offers_per_process", limits->offers_per_process);
+	limits->sessions_per_user = (uint32_t)number_of(cfg, "sessions_per_user", limits->sessions_per_user);
 	limits->xen.ring_size = (uint32_t)number_of(cfg, "xen_ring_size", limits->xen.ring_size);
 	limits->xen.slots = (uint32_t)number_of(cfg, "xen_slots", limits->xen.slots);
 	if (cfg_getstr(cfg, "idle_time"))
@@ -373,8 +379,10 @@ static cfg_t *parser_new(void)
 				   CFG_STR("slots", NULL, CFGF_NONE),
 				   CFG_STR("memory_per_link", NULL, CFGF_NONE),
 				   CFG_STR("memory_per_process", NULL, CFGF_NONE),
+				   CFG_STR("memory_per_user", NULL, CFGF_NONE),
 				   CFG_STR("memory_total", NULL, CFGF_NONE),
 				   CFG_STR("offers_per_process", NULL, CFGF_NONE),
+				   CFG_STR("sessions_per_user", NULL, CFGF_NONE),
 				   CFG_STR("idle_time", NULL, CFGF_NONE),
 				   CFG_STR("quiesce_time", NULL, CFGF_NONE),
 				   CFG_STR("save_helper", NULL, CFGF_NONE),
@@ -392,8 +400,10 @@ static cfg_t *parser_new(void)
 	cfg_set_validate_func(cfg, "slots", slots_check);
 	cfg_set_validate_func(cfg, "memory_per_link", memory_check);
 	cfg_set_validate_func(cfg, "memory_per_process", memory_check);
+	cfg_set_validate_func(cfg, "memory_per_user", memory_check);
 	cfg_set_validate_func(cfg, "memory_total", memory_check);
-	cfg_set_validate_func(cfg, "offers_per_process", offers_check);
+	cfg_set_validate_func(cfg, "offers_per_process", number_check);
+	cfg_set_validate_func(cfg, "sessions_per_user", number_check);
 	cfg_set_validate_func(cfg, "idle_time", idle_check);
 	cfg_set_validate_func(cfg, "quiesce_time", quiesce_check);
 	cfg_set_validate_func(cfg, "save_helper", helper_check);

@@ -21,8 +21,10 @@ struct rlmd_limits {
 	uint32_t slots;	    // connections per segment
 	uint64_t memory_per_link;
 	uint64_t memory_per_process;
+	uint64_t memory_per_user;
 	uint64_t memory_total;
 	uint32_t offers_per_process; // connections of one process that may look for their peers at a time
+	uint32_t sessions_per_user;
 	struct rlmd_shape xen; // of segments between Xen domains: all rings of one direction have at most 1 MiB, a power of two
 	double idle_time;	     // seconds after which a segment without connections is dropped
 };

@@ -151,8 +151,10 @@ static struct rlmd_offer *offer_new(struct rlmd_broker *broker, struct rlmd_clie
 	if (client->offer_count >= broker->config.limits.offers_per_process)
 		return NULL;
 	fresh = calloc(1, sizeof(*fresh));
-	if (!fresh)
+	if (!fresh || !rlmd_user_remember(client->user, &broker->config.limits)) {
+		free(fresh);
 		return NULL;
+	}
 	fresh->client = client;
 	fresh->conn = msg->conn;
 	fresh->how = msg->how;
@@ -189,8 +191,10 @@ static void offer(struct rlmd_broker *broker, struct rlmd_client *client, const 
 	}
 	close(fd_take(&fds[0])); // before the answer, which says so
 	if (!named) {
-		if (fresh)
+		if (fresh) {
 			rlmd_domain_put(&broker->domains, fresh->domain);
+			rlmd_user_forget(client->user);
+		}
 		free(fresh);
 		if (again)
 			rlmd_client_note(client, msg->conn, why, true);
@@ -281,7 +285,7 @@ void rlmd_handle(struct rlmd_broker *broker, struct rlmd_client *client, const u
 		break;
 	case RLM_MSG_KEPT:
 		if (!rlmd_kept(broker, client, &msg->kept))
-			misbehaved(broker, client, "more links than a process can have");
+			rlmd_client_doom(client, "it has too many links of an earlier broker");
 		break;
 	case RLM_MSG_REQUEST:
 		request(broker, client, &msg->text);

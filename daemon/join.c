@@ -70,6 +70,7 @@ void rlmd_offer_free(struct rlmd_broker *broker, struct rlmd_offer *offer)
 	rlmd_registry_remove(&broker->registry, &offer->end);
 	HASH_DEL(offer->client->offers, offer);
 	offer->client->offer_count--;
+	rlmd_user_forget(offer->client->user);
 	rlmd_domain_put(&broker->domains, offer->domain);
 	free(offer);
 }

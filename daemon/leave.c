@@ -9,7 +9,6 @@
 #include "broker.h"
 #include "log.h"
 
-#define KEPT_MAX  4096
 #define BACK_TIME 4.0 // processes look for a new broker at least every 3.2 seconds
 
 // A link that an earlier broker made, as one of its processes told.
@@ -124,7 +123,7 @@ static struct rlmd_kept *kept_find(const struct rlmd_client *client, uint64_t li
 static void kept_free(struct rlmd_client *client, struct rlmd_kept *kept)
 {
 	DL_DELETE(client->kept, kept);
-	client->kept_count--;
+	rlmd_user_forget(client->user);
 	free(kept);
 }
 
@@ -151,17 +150,14 @@ bool rlmd_kept(struct rlmd_broker *broker, struct rlmd_client *client, const str
 		return true;
 	if (party && client_of((struct rlmd_party *)(uintptr_t)party)->table == client->table)
 		return true; // inherited by fork: all that have the table are asked
-	if (client->kept_count == KEPT_MAX)
-		return false;
 	kept = calloc(1, sizeof(*kept));
-	if (!kept) {
-		rlmd_client_doom(client, "out of memory");
-		return true;
+	if (!kept || !rlmd_user_remember(client->user, &broker->config.limits)) {
+		free(kept);
+		return false;
 	}
 	kept->link = msg->link;
 	kept->side = msg->side;
 	DL_APPEND(client->kept, kept);
-	client->kept_count++;
 	if (broker->config.groups.count)
 		leave_ask(client, kept->link, kept->side, NULL);
 	DL_FOREACH (broker->quiesces, quiesce)

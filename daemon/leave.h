@@ -52,7 +52,7 @@ void rlmd_left(struct rlmd_broker *broker, struct rlmd_client *client, const str
 char rlmd_state_of(pid_t pid);
 // Somebody has not answered yet.
 bool rlmd_link_is_awaited(const struct rlmd_broker *broker, uint64_t link);
-// A link that an earlier broker made. False: too many of them.
+// A link that an earlier broker made. False: it cannot be remembered.
 bool rlmd_kept(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_kept *msg);
 // All of these are left: who may be joined has changed.
 void rlmd_kept_leave(struct rlmd_broker *broker);

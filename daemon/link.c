@@ -82,14 +82,26 @@ bool rlmd_link_tell(struct rlmd_link *link, unsigned side, uint32_t segment, boo
 	return true;
 }
 
-// A party of both sides is charged once: it maps the memory twice but owns it once.
+static struct rlmd_account *account_of(const struct rlmd_party *party)
+{
+	return party ? party->account : NULL;
+}
+
+// A party, or a user, of both sides is charged once: it maps the memory twice but owns it once.
 static void memory_add(struct rlmd_links *links, struct rlmd_link *link, uint64_t memory)
 {
+	struct rlmd_party *first = link->end[0].party, *second = link->end[1].party;
+
 	links->memory += memory;
 	link->memory += memory;
-	for (unsigned side = 0; side < 2; side++)
-		if (link->end[side].party && (side == 0 || link->end[1].party != link->end[0].party))
-			link->end[side].party->memory += memory;
+	if (first)
+		first->memory += memory;
+	if (second && second != first)
+		second->memory += memory;
+	if (account_of(first))
+		account_of(first)->memory += memory;
+	if (account_of(second) && account_of(second) != account_of(first))
+		account_of(second)->memory += memory;
 }
 
 static void idle_set(struct rlmd_links *links, struct rlmd_segment *segment, bool idle, double now)
@@ -150,6 +162,8 @@ bool rlmd_link_close(struct rlmd_links *links, struct rlmd_link *link, struct rl
 		link->end[side].party = NULL;
 	}
 	gone->memory -= link->memory;
+	if (gone->account && account_of(link->end[0].party) != gone->account && account_of(link->end[1].party) != gone->account)
+		gone->account->memory -= link->memory;
 	if (!link->end[0].party && !link->end[1].party)
 		return true;
 	DL_FOREACH (link->segments, segment)
@@ -192,13 +206,19 @@ static bool fits(uint64_t used, uint64_t more, uint64_t limit)
 	return used <= limit && more <= limit - used;
 }
 
+static bool account_allows(const struct rlmd_party *party, uint64_t more, const struct rlmd_limits *limits)
+{
+	return !party->account || party->account->unlimited || fits(party->account->memory, more, limits->memory_per_user);
+}
+
 bool rlmd_segment_allowed(const struct rlmd_links *links, const struct rlmd_link *link, const struct rlmd_party *a,
 			  const struct rlmd_party *b)
 {
 	const struct rlmd_limits *limits = links->limits;
 	uint64_t more = segment_memory(limits, a->far || b->far);
 
-	return fits(link ? link->memory : 0, more, limits->memory_per_link) &&
+	return account_allows(a, more, limits) && account_allows(b, more, limits) &&
+	       fits(link ? link->memory : 0, more, limits->memory_per_link) &&
 	       fits(a->memory, more, limits->memory_per_process) && fits(b->memory, more, limits->memory_per_process) &&
 	       fits(links->memory, more, limits->memory_total);
 }

@@ -17,10 +17,17 @@
 
 struct rlmd_domain;
 
+// What several parties have together: all processes of a user.
+struct rlmd_account {
+	uint64_t memory; // of all their links; a link between two of them counts once
+	bool unlimited;
+};
+
 // What links need to know of a client. Embedded in it.
 struct rlmd_party {
 	uint64_t id;	 // unique over the broker's life
 	uint64_t memory; // bytes of all its links' segments
+	struct rlmd_account *account; // NULL: none
 	bool far;	 // lives in another Xen domain
 	struct rlmd_link_end *ends;
 };

@@ -90,11 +90,12 @@ static json_t *processes_json(struct rlmd_broker *broker, struct rlmd_client *as
 
 static json_t *limits_json(const struct rlmd_limits *limits)
 {
-	return json_pack("{sI sI sI sI sI sI sf}", "ring_size", (json_int_t)limits->ring_size, "slots",
+	return json_pack("{sI sI sI sI sI sI sI sI sf}", "ring_size", (json_int_t)limits->ring_size, "slots",
 			 (json_int_t)limits->slots, "memory_per_link", (json_int_t)limits->memory_per_link,
-			 "memory_per_process", (json_int_t)limits->memory_per_process, "memory_total",
-			 (json_int_t)limits->memory_total, "offers_per_process", (json_int_t)limits->offers_per_process,
-			 "idle_time", limits->idle_time);
+			 "memory_per_process", (json_int_t)limits->memory_per_process, "memory_per_user",
+			 (json_int_t)limits->memory_per_user, "memory_total", (json_int_t)limits->memory_total,
+			 "offers_per_process", (json_int_t)limits->offers_per_process, "sessions_per_user",
+			 (json_int_t)limits->sessions_per_user, "idle_time", limits->idle_time);
 }
 
 static json_t *stats(struct rlmd_broker *broker, struct rlmd_client *asking, const json_t *request)
@@ -107,7 +108,7 @@ static json_t *stats(struct rlmd_broker *broker, struct rlmd_client *asking, con
 	if (rlmd_client_is_admin(asking))
 		total = broker->gone;
 	processes = processes_json(broker, asking, &total);
-	return json_pack("{sf so so so sI sI sI sI s{sI sI sI sI sI sI sI sI sI}}", "uptime",
+	return json_pack("{sf so so so sI sI sI sI s{sI sI sI sI sI sI sI sI sI sI}}", "uptime",
 			 ev_time() - broker->started, "totals", sums_json(&total), "processes", processes, "limits",
 			 limits_json(&broker->config.limits), "memory", (json_int_t)broker->links.memory, "links",
 			 (json_int_t)HASH_COUNT(broker->links.by_id), "segments", (json_int_t)broker->links.segments,
@@ -115,7 +116,8 @@ static json_t *stats(struct rlmd_broker *broker, struct rlmd_client *asking, con
 			 (json_int_t)counters->clients, "offers", (json_int_t)counters->offers, "matches",
 			 (json_int_t)counters->matches, "refused_group", (json_int_t)counters->refused_group,
 			 "refused_limit", (json_int_t)counters->refused_limit, "ambiguous",
-			 (json_int_t)counters->ambiguous, "misbehaved", (json_int_t)counters->misbehaved, "links_made",
+			 (json_int_t)counters->ambiguous, "misbehaved", (json_int_t)counters->misbehaved, "refused_sessions",
+			 (json_int_t)counters->refused_sessions, "links_made",
 			 (json_int_t)broker->links.links_made, "bindings", (json_int_t)broker->links.bindings);
 }
 

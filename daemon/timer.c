@@ -7,6 +7,7 @@
 #include "rlm/rlm.h"
 
 #define RETRY_INTERVAL 0.05
+#define RETRIES	       1024
 
 static void wait_long(struct rlmd_broker *broker, struct rlmd_offer *offer, double now)
 {
@@ -59,17 +60,22 @@ static void idle_expire(struct rlmd_broker *broker, double now)
 		rlmd_segment_drop(broker, broker->links.idle);
 }
 
+// Each goes to the end again if it is still limited, and a match may take others away: no more than there are now, and
+// some at a time.
 static void limited_retry(struct rlmd_broker *broker)
 {
 	struct rlmd_offer *offer;
-	unsigned count;
 
+	if (broker->freed)
+		DL_COUNT2(broker->limited, offer, broker->limited_left, limited_next);
 	broker->freed = false;
-	// Each goes to the end again if it is still limited, and a match may take others away: no more rounds than
-	// there are now.
-	DL_COUNT2(broker->limited, offer, count, limited_next);
-	while (count-- && broker->limited)
+	for (int i = 0; i < RETRIES && broker->limited_left && broker->limited; i++, broker->limited_left--)
 		rlmd_offer_try(broker, broker->limited);
+}
+
+static bool retry_is_due(const struct rlmd_broker *broker)
+{
+	return (broker->freed || broker->limited_left) && broker->limited;
 }
 
 static void on_timer(struct ev_loop *loop, ev_timer *timer, int events)
@@ -79,7 +85,7 @@ static void on_timer(struct ev_loop *loop, ev_timer *timer, int events)
 
 	waits_expire(broker, now);
 	idle_expire(broker, now);
-	if (broker->freed)
+	if (retry_is_due(broker))
 		limited_retry(broker);
 }
 
@@ -108,9 +114,9 @@ static void timer_arm(struct rlmd_broker *broker)
 			deadline = deadline_min(deadline, broker->waiting[wait]->deadline);
 	if (broker->links.idle)
 		deadline = deadline_min(deadline, idle_deadline(broker));
-	if (broker->freed && broker->limited)
+	if (retry_is_due(broker))
 		deadline = deadline_min(deadline, now + RETRY_INTERVAL);
-	if (ev_is_active(&broker->timer) && broker->freed && broker->limited &&
+	if (ev_is_active(&broker->timer) && retry_is_due(broker) &&
 	    ev_timer_remaining(broker->loop, &broker->timer) < RETRY_INTERVAL)
 		return;
 	broker->timer.repeat = deadline > now ? deadline - now : 1e-6;
