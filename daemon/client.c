@@ -9,6 +9,7 @@
 #include <utlist.h>
 
 #include "broker.h"
+#include "closer.h"
 #include "log.h"
 #include "move.h"
 #include "naming.h"
@@ -17,6 +18,7 @@
 #define MESSAGES_PER_TURN 32   // then the others
 #define UNREAD_MAX	  64   // packets waiting, before we stop listening to a client
 #define LATER		  0.02 // seconds
+#define FDS_MAX		  253  // in a packet, SCM_MAX_FD: what the kernel would have to drop it would close for us
 
 static void flush(struct rlmd_client *client);
 
@@ -168,7 +170,7 @@ static void flush(struct rlmd_client *client)
 static ssize_t receive(struct rlmd_client *client, union rlm_msg *msg, int *fds, unsigned *fd_count)
 {
 	union {
-		char bytes[CMSG_SPACE(sizeof(int) * RLM_MSG_FDS_MAX)];
+		char bytes[CMSG_SPACE(sizeof(int) * FDS_MAX)];
 		struct cmsghdr align;
 	} control;
 	struct iovec iov = {msg, sizeof(*msg)};
@@ -193,7 +195,7 @@ static ssize_t receive(struct rlmd_client *client, union rlm_msg *msg, int *fds,
 
 static bool turn(struct rlmd_client *client)
 {
-	int fds[RLM_MSG_FDS_MAX];
+	int fds[FDS_MAX];
 	union rlm_msg msg;
 	unsigned fd_count;
 	ssize_t size;
@@ -206,7 +208,8 @@ static bool turn(struct rlmd_client *client)
 		rlmd_client_doom(client, "closed");
 	else if (size == -2)
 		rlmd_client_doom(client, "receive failed or message too long");
-	rlmd_parts_close(fds, fd_count);
+	for (unsigned i = 0; i < fd_count; i++)
+		rlmd_close_foreign(fds[i], client->uid);
 	return size > 0 && ev_is_active(&client->readable);
 }
 
@@ -283,12 +286,12 @@ struct rlmd_client *rlmd_client_new(struct rlmd_broker *broker, int fd)
 	socklen_t length = sizeof(peer);
 	bool limited = false;
 
-	if (client && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0)
+	if (client && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && !rlmd_closer_is_stuck(peer.uid))
 		client->user = rlmd_user_get(&broker->users, peer.uid, is_admin(peer.uid), &broker->config.limits, &limited);
 	if (!client || !client->user) {
 		broker->counters.refused_sessions += limited;
 		free(client);
-		close(fd);
+		rlmd_close_session(fd, peer.uid);
 		return NULL;
 	}
 	client->party.account = &client->user->account;
@@ -339,7 +342,7 @@ void rlmd_client_free(struct rlmd_client *client)
 	free(client->request.text);
 	reply_free(client);
 	rlmd_user_put(&broker->users, client->user);
-	rlmd_parts_close(&client->fd, 1);
+	rlmd_close_session(client->fd, client->uid);
 	DL_DELETE(broker->clients, client);
 	broker->client_count--;
 	free(client);

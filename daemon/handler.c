@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "broker.h"
+#include "closer.h"
 #include "codec.h"
 #include "log.h"
 #include "move.h"
@@ -46,7 +47,7 @@ static void hello(struct rlmd_broker *broker, struct rlmd_client *client, const 
 		misbehaved(broker, client, "another version of the protocol");
 		return;
 	}
-	client->table = rlmd_table_get(&broker->tables, fd_take(&fds[0]), msg->connections, &problem);
+	client->table = rlmd_table_get(&broker->tables, fd_take(&fds[0]), client->uid, msg->connections, &problem);
 	if (!client->table) {
 		misbehaved(broker, client, problem ? problem : "no memory for its table");
 		return;
@@ -189,7 +190,7 @@ static void offer(struct rlmd_broker *broker, struct rlmd_client *client, const 
 		socket_note(broker, &fresh->end, fds[0], &before);
 		named = name_read(broker, msg, fds[0], fresh, &why, &again);
 	}
-	close(fd_take(&fds[0])); // before the answer, which says so
+	rlmd_close_foreign(fd_take(&fds[0]), client->uid); // before the answer, which says so
 	if (!named) {
 		if (fresh) {
 			rlmd_domain_put(&broker->domains, fresh->domain);
@@ -219,7 +220,7 @@ static void repair(struct rlmd_client *client, const struct rlm_msg_repair *msg,
 {
 	int err = rlmd_naming_repair(fds[0]);
 
-	close(fd_take(&fds[0]));
+	rlmd_close_foreign(fd_take(&fds[0]), client->uid);
 	rlmd_client_named(client, msg->conn, err ? RLM_WHY_UNNAMED : RLM_WHY_ACCELERATED);
 }
 

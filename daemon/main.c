@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "broker.h"
+#include "closer.h"
 #include "isolate.h"
 #include "log.h"
 #include "move.h"
@@ -150,7 +151,9 @@ int main(int argc, char **argv)
 	options_read(&options, argc, (const char **)argv);
 	signal(SIGPIPE, SIG_IGN);
 	rlmd_isolate_descriptors();
-	err = rlmd_broker_init(&broker, ev_default_loop(0), &rlmd_backend_local, options.socket);
+	err = rlmd_closer_init();
+	if (!err)
+		err = rlmd_broker_init(&broker, ev_default_loop(0), &rlmd_backend_local, options.socket);
 	if (err) {
 		log_error("cannot start: %s", strerror(-err));
 		return 1;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "table.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <stdlib.h>
@@ -10,10 +11,13 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "closer.h"
+
 #define CAPACITY_MAX   (1u << 20)
 #define ENTRY_SIZE_MAX 4096u
 #define BATCH	       256u
 #define TICKETS_SIZE   4096
+#define TICKETS_SEALS  (F_SEAL_SHRINK | F_SEAL_GROW) // neither a fault, nor memory without end that unmapping would free
 
 // A memfd in ordinary memory, and nothing else: reading from whatever else a process might pass could block, or fault.
 static bool is_memfd(int fd)
@@ -45,7 +49,7 @@ static const char *table_check(int fd, uint32_t capacity, struct rlm_table_share
 	return NULL;
 }
 
-struct rlmd_table *rlmd_table_get(struct rlmd_tables *tables, int fd, uint32_t capacity, const char **problem)
+struct rlmd_table *rlmd_table_get(struct rlmd_tables *tables, int fd, uid_t uid, uint32_t capacity, const char **problem)
 {
 	struct rlm_table_shared header;
 	struct rlmd_table *table, *known;
@@ -54,7 +58,7 @@ struct rlmd_table *rlmd_table_get(struct rlmd_tables *tables, int fd, uint32_t c
 	*problem = table_check(fd, capacity, &header, &st);
 	table = *problem ? NULL : calloc(1, sizeof(*table));
 	if (!table) {
-		close(fd);
+		rlmd_close_foreign(fd, uid);
 		return NULL;
 	}
 	table->file.device = st.st_dev;
@@ -62,11 +66,12 @@ struct rlmd_table *rlmd_table_get(struct rlmd_tables *tables, int fd, uint32_t c
 	HASH_FIND(hh, tables->by_file, &table->file, sizeof(table->file), known);
 	if (known) {
 		free(table);
-		close(fd);
+		rlmd_close_foreign(fd, uid);
 		known->refs++;
 		return known;
 	}
 	table->fd = fd;
+	table->uid = uid;
 	table->refs = 1;
 	table->capacity = header.capacity;
 	table->entry_size = header.entry_size;
@@ -80,7 +85,7 @@ bool rlmd_table_put(struct rlmd_tables *tables, struct rlmd_table *table, struct
 		return false;
 	rlmd_table_sums(table, last);
 	HASH_DEL(tables->by_file, table);
-	close(table->fd);
+	rlmd_close_foreign(table->fd, table->uid);
 	free(table);
 	return true;
 }
@@ -142,6 +147,17 @@ static bool batch_each(const struct rlmd_table *table, uint32_t first, uint32_t 
 	return true;
 }
 
+// The first entry from `first` on that may be live: where nothing was ever written is none, however long that is.
+static uint32_t data_next(const struct rlmd_table *table, uint32_t first)
+{
+	off_t offset = (off_t)(RLM_TABLE_OFFSET + (uint64_t)first * table->entry_size);
+	off_t data = lseek(table->fd, offset, SEEK_DATA);
+
+	if (data < 0)
+		return errno == ENXIO ? UINT32_MAX : first;
+	return first + (uint32_t)((uint64_t)(data - offset) / table->entry_size);
+}
+
 void rlmd_table_each(const struct rlmd_table *table, void (*visit)(void *arg, const struct rlmd_row *row), void *arg)
 {
 	struct rlm_table_shared header;
@@ -156,7 +172,7 @@ void rlmd_table_each(const struct rlmd_table *table, void (*visit)(void *arg, co
 	buffer = malloc((size_t)BATCH * table->entry_size);
 	if (!buffer)
 		return;
-	for (uint32_t first = 0; first < used; first += BATCH)
+	for (uint32_t first = data_next(table, 0); first < used; first = data_next(table, first + BATCH))
 		if (!batch_each(table, first, used - first < BATCH ? used - first : BATCH, buffer, visit, arg))
 			break;
 	free(buffer);
@@ -167,12 +183,12 @@ struct rlm_tickets_shared *rlmd_tickets_map(int fd)
 	struct stat st;
 	void *page;
 
-	if (!is_memfd(fd) || fstat(fd, &st) || st.st_size < TICKETS_SIZE)
+	if (!is_memfd(fd))
 		return NULL;
 	// Cannot be done on behalf of the process if it forbade sealing; then only what it did itself counts.
-	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) && !(fcntl(fd, F_GET_SEALS) & F_SEAL_SHRINK))
+	if (fcntl(fd, F_ADD_SEALS, TICKETS_SEALS) && (fcntl(fd, F_GET_SEALS) & TICKETS_SEALS) != TICKETS_SEALS)
 		return NULL;
-	if (fstat(fd, &st) || st.st_size < TICKETS_SIZE)
+	if (fstat(fd, &st) || st.st_size != TICKETS_SIZE)
 		return NULL;
 	page = mmap(NULL, TICKETS_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	return page == MAP_FAILED ? NULL : page;

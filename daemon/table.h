@@ -36,6 +36,7 @@ struct rlmd_table {
 		uint64_t inode;
 	} file;
 	int fd; // owned
+	uid_t uid;
 	unsigned refs;
 	uint32_t capacity;
 	uint32_t entry_size;
@@ -47,7 +48,7 @@ struct rlmd_tables {
 };
 
 // Takes the table in file descriptor fd (and owns fd, also on error). NULL: not what stat.h says, *problem tells.
-struct rlmd_table *rlmd_table_get(struct rlmd_tables *tables, int fd, uint32_t capacity, const char **problem);
+struct rlmd_table *rlmd_table_get(struct rlmd_tables *tables, int fd, uid_t uid, uint32_t capacity, const char **problem);
 // True: nobody else has a session with it, *last holds what it said in the end, and the table is gone.
 bool rlmd_table_put(struct rlmd_tables *tables, struct rlmd_table *table, struct rlmd_sums *last);
 void rlmd_table_sums(const struct rlmd_table *table, struct rlmd_sums *sums);
