@@ -4,9 +4,14 @@
 #ifndef RLMD_ISOLATE_H
 #define RLMD_ISOLATE_H
 
+#include <stdbool.h>
+
 // As many descriptors as the administrator allows.
 void rlmd_isolate_descriptors(void);
 // 0 or -errno. A broker without any capability stays as it is.
 int rlmd_isolate_privileges(void);
+// After that, when nothing more has to be opened: a seccomp filter, sandbox.c. What is not allowed fails with EPERM, and the kernel's audit log
+// tells of it. xen: the broker's and guest's roles, which need more. 0 or -errno.
+int rlmd_isolate_syscalls(bool xen);
 
 #endif

@@ -12,6 +12,7 @@
 #include "closer.h"
 #include "isolate.h"
 #include "log.h"
+#include "metrics.h"
 #include "move.h"
 #include "server.h"
 #include "xen.h"
@@ -20,6 +21,7 @@ struct options {
 	const char *socket;
 	const char *config; // NULL: the default one, if it is there
 	const char *host;   // NULL: what the machine is called
+	const char *metrics; // NULL: none
 	enum rlmd_role role;
 };
 
@@ -45,7 +47,7 @@ static int role_parse(const char *name, enum rlmd_role *role)
 
 static void options_read(struct options *options, int argc, const char **argv)
 {
-	static char *socket_path, *config, *level, *host, *role;
+	static char *socket_path, *config, *level, *host, *role, *metrics;
 	static int version, foreground;
 	struct poptOption table[] = {
 	    {"socket", 's', POPT_ARG_STRING, &socket_path, 0,
@@ -56,6 +58,7 @@ static void options_read(struct options *options, int argc, const char **argv)
 	    {"foreground", 'f', POPT_ARG_NONE, &foreground, 0, "stay in the foreground (always so)", NULL},
 	    {"log", 'l', POPT_ARG_STRING, &level, 0, "error, warn, info (default) or debug", "LEVEL"},
 	    {"role", 'r', POPT_ARG_STRING, &role, 0, "auto (default), local, broker (in dom0 of Xen) or guest (in a domU)", "ROLE"},
+	    {"metrics", 'm', POPT_ARG_STRING, &metrics, 0, "counters for Prometheus over HTTP, here", "ADDRESS:PORT"},
 	    {"version", 'V', POPT_ARG_NONE, &version, 0, "print the version", NULL},
 	    POPT_AUTOHELP POPT_TABLEEND};
 	poptContext context = poptGetContext("rlmd", argc, argv, table, 0);
@@ -80,6 +83,7 @@ static void options_read(struct options *options, int argc, const char **argv)
 		options->socket = RLM_DEFAULT_SOCKET;
 	options->config = config;
 	options->host = host;
+	options->metrics = metrics;
 	poptFreeContext(context);
 }
 
@@ -140,11 +144,23 @@ static void serve(struct rlmd_broker *broker, const struct options *options)
 	ev_signal_stop(broker->loop, &hangup);
 }
 
+static void isolate(const struct rlmd_broker *broker)
+{
+	int err = rlmd_isolate_privileges();
+
+	if (err)
+		log_warn("cannot give up privileges: %s", strerror(-err));
+	err = rlmd_isolate_syscalls(broker->xen != NULL);
+	if (err)
+		log_warn("no sandbox: %s", strerror(-err));
+}
+
 int main(int argc, char **argv)
 {
 	struct options options = {.role = RLMD_ROLE_AUTO};
 	struct rlmd_broker broker;
 	struct rlmd_server server;
+	struct rlmd_metrics *metrics = NULL;
 	char error[512];
 	int err, status = 1;
 
@@ -170,14 +186,20 @@ int main(int argc, char **argv)
 		log_error("%s", error);
 		goto out_server;
 	}
-	err = rlmd_isolate_privileges();
-	if (err)
-		log_warn("cannot give up privileges: %s", strerror(-err));
+	if (options.metrics) {
+		metrics = rlmd_metrics_new(&broker, options.metrics, error, sizeof(error));
+		if (!metrics) {
+			log_error("%s", error);
+			goto out_server;
+		}
+	}
+	isolate(&broker);
 	if (!broker.isn)
 		log_info("without CAP_NET_ADMIN: only connections within one network namespace are accelerated");
 	serve(&broker, &options);
 	status = broker.failed;
 out_server:
+	rlmd_metrics_free(metrics);
 	rlmd_server_deinit(&server);
 out:
 	rlmd_broker_deinit(&broker);

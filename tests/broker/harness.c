@@ -52,6 +52,7 @@ void broker_config(struct broker *broker, const char *config)
 
 static void broker_exec(struct broker *broker, bool unprivileged)
 {
+	const char *metrics = getenv("RLM_TEST_METRICS");
 	int sock;
 
 	broker->pid = fork();
@@ -61,7 +62,7 @@ static void broker_exec(struct broker *broker, bool unprivileged)
 		if (unprivileged && (setgroups(0, NULL) || setgid(65534) || setuid(65534)))
 			_exit(126);
 		execl(rlmd_path(), "rlmd", "--socket", broker->socket, "--config", broker->config, "--log",
-		      getenv("RLMD_LOG") ? getenv("RLMD_LOG") : "error", (char *)NULL);
+		      getenv("RLMD_LOG") ? getenv("RLMD_LOG") : "error", metrics ? "--metrics" : NULL, metrics, (char *)NULL);
 		_exit(127);
 	}
 	for (int i = 0; i < PATIENCE / 10; i++) {
