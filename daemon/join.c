@@ -482,6 +482,7 @@ void rlmd_regroup(struct rlmd_broker *broker)
 	HASH_ITER (hh, broker->links.by_id, link, next)
 		if (!link->leaving && link_is_split(broker, link))
 			rlmd_link_leave(broker, link, NULL);
-	rlmd_kept_leave(broker);
+	if (broker->config.groups.count)
+		rlmd_kept_leave(broker);
 	rlmd_offers_retry(broker);
 }
