@@ -165,6 +165,16 @@ static void answers_take(const struct session *session, bool forget)
 	}
 }
 
+static void hello_say(const struct session *session)
+{
+	const struct rlm_msg_hello hello = {.header = {.type = RLM_MSG_HELLO, .size = sizeof(hello)},
+					    .version = RLM_PROTO_VERSION,
+					    .connections = CAPACITY};
+	const int fds[] = {session->table, session->tickets};
+
+	message_send(session, &hello, sizeof(hello), fds, 2);
+}
+
 static size_t request_make(struct input *in, union rlm_msg *msg)
 {
 	static const char *const requests[] = {"{\"cmd\":\"status\"}",	    "{\"cmd\":\"connections\"}",	  "{\"cmd\":\"stats\"}",
@@ -263,8 +273,11 @@ static void step(struct input *in, struct rlmd_broker *broker)
 	uint8_t what = next(in);
 	struct session *session = &world.session[what % SESSIONS];
 
-	if (session->fd < 0)
+	if (session->fd < 0) {
 		session_open(broker, session);
+		if (what & 64)
+			hello_say(session);
+	}
 	switch (what / SESSIONS % 16) {
 	case 0:
 		session_close(session);
@@ -317,7 +330,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct ev_loop *loop;
 	unsigned before;
 
-	if (!ready && (rlmd_closer_init() || rlmd_log_level("error")))
+	if (!ready && (rlmd_closer_init() || rlmd_log_level("error") || setenv("RLM_TEST_LOOKUP", "off", 1)))
 		abort();
 	ready = true;
 	before = files_count();
@@ -337,11 +350,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	world.kinds[2] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	for (int i = 0; i < SESSIONS; i++)
 		session_open(&broker, &world.session[i]);
+	for (int i = 1; i < SESSIONS; i++)
+		hello_say(&world.session[i]);
 	while (in.left)
 		step(&in, &broker);
 	world_close();
-	for (int i = 0; broker.clients && i < 100; i++)
+	for (int i = 0; broker.clients && i < 2000; i++) { // some wait for a moment, or for descriptors that are closed by and by
 		ev_run(loop, EVRUN_NOWAIT);
+		usleep(1000);
+	}
 	if (broker.clients || broker.registry.ends || broker.links.memory || broker.links.bound || broker.users.by_uid)
 		abort();
 	rlmd_broker_deinit(&broker);

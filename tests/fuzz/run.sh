@@ -33,7 +33,7 @@ for source in "$root"/tests/fuzz/fuzz_*.c; do
 	else
 		clang "${flags[@]}" "$source" "$root/tests/unit/ends.c" "$root"/lib/core/*.c -o "$build/$name" -lpthread || exit 1
 	fi
-	if "$build/$name" -max_total_time="$seconds" -timeout=10 -max_len=2048 -print_final_stats=1 -close_fd_mask=1 \
+	if "$build/$name" -max_total_time="$seconds" -timeout=10 -max_len=2048 -len_control=0 -print_final_stats=1 -close_fd_mask=1 \
 		-artifact_prefix="$build/$name." "$build/$name.corpus" >"$log" 2>&1; then
 		echo "$name: $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") inputs in $seconds s," \
 			"$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -n 1) edges, nothing found"
