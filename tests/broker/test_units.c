@@ -365,7 +365,7 @@ static void test_config(void **state)
 	assert_int_equal(rlmd_config_load(&config, "/nowhere/rlmd.conf", false, error, sizeof(error)), 0);
 	assert_int_equal(rlmd_config_load(&config, "/nowhere/rlmd.conf", true, error, sizeof(error)), -ENOENT);
 	path = config_file("# text\nring_size = 64K\nslots=4\nmemory_total = \"2 GiB\"\nidle_time = 0.5\n"
-			   "xen_slots = 1\nxen_ring_size = 1M\n"
+			   "xen_slots = 1\nxen_ring_size = 1M\nquiesce_time = 2.5\nsave_helper = /opt/xen/libxl-save-helper\n"
 			   "group a { domain = {host, \"netns:x*\"} }\ngroup b { domain = {\"netns:[7]\"} }\n");
 	assert_int_equal(rlmd_config_load(&config, path, true, error, sizeof(error)), 0);
 	assert_int_equal(config.limits.ring_size, 65536);
@@ -375,6 +375,8 @@ static void test_config(void **state)
 	assert_true(config.limits.idle_time == 0.5);
 	assert_int_equal(config.limits.xen.slots, 1);
 	assert_int_equal(config.limits.xen.ring_size, 1 << 20);
+	assert_true(config.quiesce_time == 2.5);
+	assert_string_equal(config.save_helper, "/opt/xen/libxl-save-helper");
 	assert_int_equal(config.groups.count, 2);
 	assert_string_equal(config.groups.list[0].patterns[1], "netns:x*");
 	unlink(path);
@@ -396,6 +398,8 @@ static void test_config_errors(void **state)
 	    {"idle_time = -1\n", ":1: ", "seconds from 0 to 86400"},
 	    {"xen_slots = 3\n", ":1: ", "power of two"},
 	    {"xen_ring_size = 1M\n", ": ", "must fit 1 MiB"},
+	    {"quiesce_time = 0\n", ":1: ", "seconds from 0.1 to 60"},
+	    {"save_helper = libxl-save-helper\n", ":1: ", "path from the root"},
 	    {"offers_per_process = 0\n", ":1: ", "from 1 to 1048576"},
 	    {"group g {\n domain = {\"web\"}\n}\n", ":2: ", "must be \"host\", \"netns:NAME\""},
 	    {"group g {\n colour = 1\n}\n", ":2: ", "allowed in a group: domain"},

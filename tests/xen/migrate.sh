@@ -24,6 +24,7 @@ build=$(realpath "${RLM_BUILD:-$root/build}")
 . "$here/moves.sh"
 
 moves=4
+on_timeout=300
 parts=()
 all='save local refused broker hosts'
 while [ $# -gt 0 ]; do
