@@ -157,18 +157,37 @@ static void permit(int fd, bool allow)
 	close(fd);
 }
 
-// On the standard error of whoever is refused: all that the tool stack itself says is that it may not execute its helper.
-static void tell(pid_t pid, const char *why)
+// A process's standard error, so that writing there does not make us wait: opened anew, or, as a socket cannot be, a duplicate. -1: neither.
+static int stderr_of(pid_t pid, bool *socket)
 {
 	char path[40];
-	int fd;
+	int fd, process;
 
-	log_warn("guard: refused: %s", why);
 	snprintf(path, sizeof(path), "/proc/%d/fd/2", (int)pid);
 	fd = open(path, O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	*socket = fd < 0;
+	if (fd >= 0)
+		return fd;
+	process = (int)syscall(SYS_pidfd_open, pid, 0);
+	fd = process < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, process, 2, 0);
+	if (process >= 0)
+		close(process);
+	return fd;
+}
+
+// All that the tool stack itself says is that it may not execute its helper.
+static void tell(pid_t pid, const char *why)
+{
+	char text[320];
+	int length = snprintf(text, sizeof(text), "rlmd: %s\n", why);
+	bool socket;
+	int fd = stderr_of(pid, &socket);
+
+	log_warn("guard: refused: %s", why);
 	if (fd < 0)
 		return;
-	dprintf(fd, "rlmd: %s\n", why);
+	if ((socket ? send(fd, text, (size_t)length, MSG_DONTWAIT | MSG_NOSIGNAL) : write(fd, text, (size_t)length)) != length)
+		log_debug("guard: the tool stack does not hear why");
 	close(fd);
 }
 

@@ -98,8 +98,10 @@ static struct run helper_run(const char *mode, const char *domain)
 {
 	struct run run;
 	int pair[2];
+	static bool socket; // in turn
 
-	assert_int_equal(pipe2(pair, O_CLOEXEC), 0);
+	socket = !socket;
+	assert_int_equal(socket ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) : pipe2(pair, O_CLOEXEC), 0);
 	run.err = pair[0];
 	run.pid = fork();
 	if (run.pid == 0) {
@@ -210,6 +212,10 @@ static void rlmd_decides(void **state)
 	answer(asked().number, false, "somebody is stopped");
 	assert_int_equal(ended(run, text, sizeof(text)), 111);
 	assert_string_equal(text, "rlmd: somebody is stopped\n");
+	run = helper_run("--save-domain", "7");
+	answer(asked().number, false, "somebody else is stopped");
+	assert_int_equal(ended(run, text, sizeof(text)), 111);
+	assert_string_equal(text, "rlmd: somebody else is stopped\n");
 }
 
 static void helper_is_replaced(void **state)
