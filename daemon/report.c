@@ -299,7 +299,7 @@ void rlmd_request(struct rlmd_broker *broker, struct rlmd_client *client, const 
 	json_t *request = json_loadb(text, length, 0, NULL);
 	json_t *reply = request ? dispatch(broker, client, request) : error_json("not JSON");
 	char *reply_text = reply ? json_dumps(reply, JSON_COMPACT) : NULL;
-	bool later = !reply && (client->quiesce || client->question);
+	bool later = !reply && (client->quiesce || client->departure || client->question);
 
 	if (client->follow)
 		broker->followers++;
