@@ -76,7 +76,7 @@ fi
 
 start=$SECONDS
 wanted unit && part unit unit
-wanted preload && part_script preload "$root/tests/preload/run.py" --build "$build" --states bare,plain,ring
+wanted preload && part_script preload "$root/tests/preload/run.py" --build "$build" --jobs 6
 wanted model && part_script model "$root/tests/model/run.sh"
 wanted apps && part apps twice "$root/tests/apps/run.sh"
 wanted chaos && part chaos twice "$root/tests/chaos/run.sh" "${CHAOS_SECONDS:-60}"

@@ -18,9 +18,11 @@
 //   waiting    owner: who sleeps here and wants to be woken      a wrong value costs the peer a system call, or itself a wake-up
 //   epoch      owner: the binding this slot's contents belong to equality only; fields of another epoch are not read
 //   tx_round   owner: 2r-1 = round r is carried by the ring, 2r = round r has ended (see cutover.h)
+//   tx_wish    owner: 2r-1 = it would like to end round r, 2r = it must, and needs the peer to ask for it back
 //   rx_ready   owner: it can take round r from the ring
+//   rx_past    owner: the cut of round r is behind it, no thread is left in the kernel that could take what follows for payload
 //   rx_ask     owner: it asks to get round r back on TCP, from its tail on; RLM_ASK_LEFT: it has closed
-//   rx_leave   owner: it asks that round r end
+//   rx_leave   owner: it would like round r to end
 //   cut        owner: TCP byte count at which the current round begins
 //   end        owner: ring position at which the last round ended, RLM_END_VOID: it never really began
 //
@@ -33,7 +35,7 @@
 #include <stdint.h>
 
 #define RLM_LAYOUT_MAGIC 0x67654d52u // "RMeg"
-#define RLM_LAYOUT_VERSION 1u
+#define RLM_LAYOUT_VERSION 2u
 #define RLM_CACHELINE 64
 #define RLM_SLOTS_OFFSET 4096u
 #define RLM_SLOTS_MAX 64u
@@ -55,7 +57,9 @@ struct rlm_slot_shared {
 	_Alignas(RLM_CACHELINE) _Atomic uint32_t waiting;
 	_Alignas(RLM_CACHELINE) _Atomic uint32_t epoch;
 	_Atomic uint32_t tx_round;
+	_Atomic uint32_t tx_wish;
 	_Atomic uint32_t rx_ready;
+	_Atomic uint32_t rx_past;
 	_Atomic uint32_t rx_ask;
 	_Atomic uint32_t rx_leave;
 	_Atomic uint64_t cut;

@@ -9,7 +9,6 @@
 //   rlm_bound.tx_*     under tx_lock;  rlm_bound.rx_* under rx_lock
 //   kernel sends       counted in tx_inflight, kernel receives in rx_inflight, so that a switch can be exclusive of them:
 //                      enter: count up, then look at `bound` (seq_cst); switcher: set `bound`, then look at the count
-//   caller             whose threads are counted in these and in users, so that the counts of a process that dies inside a call can be undone
 //   users              who needs the connection to stay as it is without holding a lock: threads that wait in a call, epoll items
 //                      that are armed. A connection that is closed meanwhile lives on, on `ghost`, until the last one leaves
 #ifndef RLM_CONN_H
@@ -36,8 +35,6 @@
 #define RLM_CONN_INHERITED 0x800u // from an earlier program or another process; others may have it too
 #define RLM_CONN_NAMING 0x200u  // a duplicate of the socket is on its way to the broker or there
 
-#define RLM_CALLER_SEVERAL UINT32_MAX
-
 struct rlm_conn {
 	struct rlm_lock tx_lock;
 	struct rlm_lock rx_lock;
@@ -50,7 +47,6 @@ struct rlm_conn {
 	_Atomic uint32_t calls;  // while plain; saturates
 	_Atomic uint32_t flags;
 	_Atomic uint32_t next;   // free list
-	_Atomic uint32_t caller; // rlm_place.id of the process whose threads are in calls, RLM_CALLER_SEVERAL
 	_Atomic uint32_t looks;  // how often others have been looked for, while RLM_CONN_INHERITED
 	_Atomic int32_t ghost;   // descriptor + 1 that keeps the socket for `users` after the application closed it
 };
@@ -63,7 +59,7 @@ enum rlm_tx_state {
 enum rlm_rx_state {
 	RX_PLAIN = 0, // payload comes from TCP without limit
 	RX_READY,     // rx_ready is published; one thread at a time in the kernel
-	RX_DRAIN,     // the cut is known: TCP up to it
+	RX_DRAIN,     // the cut is known: TCP up to it. Who was in the kernel before may still be there, see rx_past
 	RX_RING,      // the ring, then, once the round has ended, the ring up to `end`
 	RX_FRAMES,    // the ring is done, the rest of the frames is still to come on TCP
 };
@@ -120,8 +116,13 @@ struct rlm_bound {
 	uint8_t tx_state;        // enum rlm_tx_state
 	uint8_t tx_stop;         // end the round, begin no other
 	uint8_t tx_dead;         // TCP refuses to send: let the kernel tell
+	uint8_t tx_wish;         // end the round, and begin another one when that is possible
+	uint8_t tx_need;         // the round must end, whether the receiver reads or not
+	uint8_t tx_lazy;         // END is owed, and waits for something to come after it
+	uint8_t tx_probed;       // the first byte of END has been sent, to see whether the receiver is still there
 	uint32_t tx_round;       // current or last
 	uint64_t tx_end;         // ring position at which the last round ended
+	uint64_t tx_wish_at;     // and at which we first wanted to end the current one
 	_Atomic uint32_t tx_rung; // peer's `waiting` as of our last wake-up
 	uint8_t owed[RLM_OWED_MAX]; // frame bytes that TCP has not taken yet
 	uint8_t owed_at, owed_len;
@@ -142,6 +143,8 @@ struct rlm_bound {
 	_Atomic uint8_t rx_state; // enum rlm_rx_state
 	uint8_t rx_stop;          // offer no further round
 	uint8_t rx_asked;         // asked for the round back, taking nothing meanwhile
+	uint8_t rx_told;          // the ring is empty, and the sender, who wants to leave it, was told
+	uint8_t rx_past;          // the cut of the current round is behind us, and the sender knows
 	uint8_t rx_eof;           // TCP has nothing more; the ring may
 	uint8_t rx_orphaned;      // TCP ended before all of back_at..back_to was there: the ring has the rest
 	uint8_t rx_broken;        // the peer did what it must not
@@ -151,9 +154,6 @@ struct rlm_bound {
 	uint64_t rx_framed;  // bytes of frames on TCP in the rounds before
 	_Atomic uint32_t rx_rung; // peer's `waiting` as of our last wake-up, for room
 	uint64_t drain;      // bytes until the cut
-	uint8_t *stash;      // what the kernel gave beyond the cut: comes before what TCP still holds
-	uint64_t stash_size; // bytes mapped
-	uint64_t stash_at, stash_to;
 	uint64_t back_at, back_to; // ring bytes of a round that was taken back: they come again on TCP, and if the sender dies first, from here
 	uint64_t back_base;        // TCP bytes before them
 	uint64_t rx_timeout_ns; // SO_RCVTIMEO, 0 = none
@@ -175,6 +175,12 @@ struct rlm_place {
 	int fd; // its lock
 };
 
+// What one process has of a connection, see family.h.
+struct rlm_share {
+	_Atomic uint16_t descriptors;
+	_Atomic uint16_t tx_inflight, rx_inflight, users; // its part of rlm_conn's
+};
+
 struct rlm_arena {
 	struct rlm_table_shared *table; // also the broker's view
 	struct rlm_conn_stat *stats;
@@ -182,6 +188,7 @@ struct rlm_arena {
 	struct rlm_bound *bounds;
 	struct rlm_arena_shared *shared;
 	struct rlm_family_shared *family;
+	struct rlm_share *shares; // a row for each place
 	struct rlm_place place; // of this process
 	uint32_t conn_capacity;
 	uint32_t bound_capacity;

@@ -14,16 +14,27 @@ enum tx_way {
 
 // tx_lock. Pays what is owed, begins or ends a round when it is time. `more`: payload for TCP follows at once.
 enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool more);
-// The receiver wants the round ended, or back. Only a hint without the lock.
+// The receiver wants the round back. Only a hint without the lock.
 static inline bool cutover_tx_is_asked(const struct rlm_bound *b)
 {
-	return atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == b->tx_round ||
-	       atomic_load_explicit(&b->tx.peer->rx_leave, memory_order_acquire) == b->tx_round;
+	return atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == b->tx_round;
 }
 
-// tx_lock. Ends the current round (if any) at `head`; what is owed to TCP remains owed.
-void cutover_tx_end(struct rlm_bound *b);
-// tx_lock. Pays what is owed and can be paid, nothing else.
+// Or would like to end it.
+static inline bool cutover_tx_is_let_go(const struct rlm_bound *b)
+{
+	return atomic_load_explicit(&b->tx.peer->rx_leave, memory_order_acquire) == b->tx_round;
+}
+
+// tx_lock. The current round shall end, as tx_stop says as well; but another one may begin after it. cutover_tx() sees to it, once the ring
+// is empty.
+void cutover_tx_wish(struct rlm_bound *b);
+// tx_lock. It must end even if nobody reads: cutover_tx() has the receiver ask back.
+void cutover_tx_need(struct rlm_bound *b);
+// tx_lock. Ends the current round (if any) at `head`, with whatever is still to be read in the ring; what is owed to TCP remains owed.
+// false: not yet, the receiver is not past the cut.
+bool cutover_tx_end(struct rlm_bound *b);
+// tx_lock. Pays what is owed and can be paid, nothing else. cutover_tx() leaves an END that nothing follows (tx_lazy) for later, this does not.
 void cutover_tx_pay(struct rlm_bound *b, int fd);
 // tx_lock. true: TCP has not taken all frames or bytes that come before the next payload.
 bool cutover_tx_owes(const struct rlm_bound *b);
@@ -33,9 +44,9 @@ bool cutover_tx_peer_left(const struct rlm_bound *b);
 bool cutover_tx_is_plain(const struct rlm_bound *b);
 
 enum rx_way {
-	RX_WAY_PLAIN,  // receive from the kernel (or the stash) without limit
+	RX_WAY_PLAIN,  // receive from the kernel without limit
 	RX_WAY_SINGLE, // the same, but only one thread at a time, and then cutover_rx_returned()
-	RX_WAY_LIMIT,  // receive from the kernel (or the stash) at most b->drain bytes, with rx_take()
+	RX_WAY_LIMIT,  // receive from the kernel at most b->drain bytes, with rx_take()
 	RX_WAY_RING,   // *available bytes are in the ring
 	RX_WAY_WAIT,   // nothing yet
 	RX_WAY_BUSY,   // another thread is in the kernel and must come back first
@@ -45,18 +56,20 @@ enum rx_way {
 
 // rx_lock. Finds the next source, moving through the states as far as it can.
 enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t *available);
-// rx_lock, after RX_WAY_SINGLE and a kernel receive that returned n > 0 bytes into iov: how many of them are payload for
-// the caller; what is beyond the cut is put aside. -errno when the stream is broken. `peek`: nothing was consumed.
-int64_t cutover_rx_returned(struct rlm_bound *b, int fd, const struct iovec *iov, int iovcnt, int64_t n, bool peek);
-// rx_lock. The kernel said end of stream: does shared memory have more, a round that TCP heard nothing of, or bytes asked back that did not
-// make it?
+// rx_lock, after a receive that was in the kernel while the connection was bound and that returned n > 0 bytes: how many of them are
+// payload for the caller. -errno when the stream is broken. `peek`: nothing was consumed. Still counted in rx_inflight.
+int64_t cutover_rx_returned(struct rlm_bound *b, int fd, int64_t n, bool peek);
+// rx_lock. Such a receive said end of stream: does shared memory have more, a round that TCP heard nothing of, or bytes asked back that
+// did not make it?
 bool cutover_rx_ended(struct rlm_bound *b, int fd);
-// rx_lock. Bytes of the TCP stream, from the stash first: like recv(). Never waits.
-int64_t rx_take(struct rlm_bound *b, int fd, void *data, uint64_t n, bool peek);
+// rx_lock. Bytes of the TCP stream: like recv(). Never waits.
+int64_t rx_take(int fd, void *data, uint64_t n, bool peek);
 // rx_lock. Asks the sender to take the round back; nothing is taken from the ring until it has.
 void cutover_rx_ask(struct rlm_bound *b);
-// rx_lock. Asks the sender to end the round where it is: what is in the ring is taken from there as before.
+// rx_lock. Would like the round to end, when that is no trouble.
 void cutover_rx_leave(struct rlm_bound *b);
+// rx_lock. Bytes that have come are not to be had, for a moment: they go back to the sender, and come again.
+bool cutover_rx_is_on_its_way(struct rlm_bound *b);
 // rx_lock. This end closes: tells the sender, who would go on filling the ring until the news comes over TCP.
 void cutover_rx_left(struct rlm_bound *b);
 bool cutover_rx_is_plain(const struct rlm_bound *b);

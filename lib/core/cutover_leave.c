@@ -22,8 +22,10 @@ bool cutover_leave_begin(struct rlm_conn *c, struct rlm_bound *b, int fd)
 
 	b->tx_stop = b->rx_stop = 1;
 	atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
-	if (b->tx_state == TX_RING && !b->tx_dead)
+	if (b->tx_state == TX_RING && !b->tx_dead) {
+		cutover_tx_end(b); // the peer takes a copy of what it has not read
 		cutover_tx(c, b, fd, false);
+	}
 	if (b->rx_state == RX_READY)
 		cutover_rx_ask(b); // withdraws the offer, if the round has not begun
 	cutover_rx(c, b, fd, &available);

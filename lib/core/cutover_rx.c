@@ -5,70 +5,23 @@
 #include <linux/sockios.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/uio.h>
 
 #include "cutover.h"
+#include "inside.h"
 #include "sys.h"
 #include "wake.h"
 
 #define FRAMES_SIZE (1 + RLM_FRAME_END_SIZE) // CUT and END: every round has exactly these
 
-static void stash_drop(struct rlm_bound *b)
+#define FRAMES_AHEAD 2	   // of these, what the sender may send before it knows that we are past the cut: see cutover_tx.c
+
+static const uint8_t frames_ahead[FRAMES_AHEAD] = {RLM_FRAME_CUT, RLM_FRAME_END};
+
+__thread struct rlm_inside *rlm_inside;
+
+int64_t rx_take(int fd, void *data, uint64_t n, bool peek)
 {
-	if (b->stash)
-		sys_call2(SYS_munmap, b->stash, b->stash_size);
-	b->stash = NULL;
-	b->stash_size = b->stash_at = b->stash_to = 0;
-}
-
-static uint64_t stash_left(const struct rlm_bound *b)
-{
-	return b->stash_to - b->stash_at;
-}
-
-int64_t rx_take(struct rlm_bound *b, int fd, void *data, uint64_t n, bool peek)
-{
-	uint64_t left = stash_left(b);
-
-	if (!left)
-		return sys_recv(fd, data, n, MSG_DONTWAIT | (peek ? MSG_PEEK : 0));
-	if (n > left)
-		n = left;
-	if (rlm_copy(data, b->stash + b->stash_at, n) < 0)
-		return -EFAULT;
-	if (!peek)
-		b->stash_at += n;
-	if (b->stash_at == b->stash_to)
-		stash_drop(b);
-	return (int64_t)n;
-}
-
-// Copies the last `over` bytes of the n that are in iov.
-static int stash_fill(struct rlm_bound *b, const struct iovec *iov, int iovcnt, uint64_t n, uint64_t over)
-{
-	uint64_t size = (over + 4095) & ~4095ull, skip = n - over, done = 0;
-	long p = sys_call6(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-	if (p < 0 && p > -4096)
-		return (int)p;
-	b->stash = (uint8_t *)p;
-	b->stash_size = size;
-	for (int i = 0; i < iovcnt && done < over; i++) {
-		uint64_t len = iov[i].iov_len, part;
-
-		if (skip >= len) {
-			skip -= len;
-			continue;
-		}
-		part = len - skip < over - done ? len - skip : over - done;
-		memcpy(b->stash + done, (uint8_t *)iov[i].iov_base + skip, part);
-		done += part;
-		skip = 0;
-	}
-	b->stash_at = 0;
-	b->stash_to = over;
-	return 0;
+	return sys_recv(fd, data, n, MSG_DONTWAIT | (peek ? MSG_PEEK : 0));
 }
 
 static uint32_t peer_round(const struct rlm_bound *b)
@@ -107,7 +60,7 @@ static void set_state(struct rlm_bound *b, enum rlm_rx_state state)
 
 bool cutover_rx_is_plain(const struct rlm_bound *b)
 {
-	return b->rx_state == RX_PLAIN && !stash_left(b);
+	return b->rx_state == RX_PLAIN;
 }
 
 bool cutover_rx_is_settled(const struct rlm_bound *b, int fd)
@@ -143,22 +96,38 @@ int64_t cutover_rx_arrived(const struct rlm_bound *b, int fd)
 	return n < 0 ? n : n - (int64_t)b->rx_framed;
 }
 
+// `tail` stands still from here on; pairs with the acquire in end_if_wanted().
+static void ask(struct rlm_bound *b)
+{
+	b->rx_asked = 1;
+	atomic_store_explicit(&b->rx_fast, 0, memory_order_relaxed);
+	atomic_store_explicit(&b->rx.mine->rx_ask, b->rx_round, memory_order_release);
+	atomic_thread_fence(memory_order_seq_cst); // pairs with the fence in begin()
+}
+
+// The offer is withdrawn, the round never was.
+static void unoffer(struct rlm_bound *b)
+{
+	b->rx_asked = 0;
+	set_state(b, RX_PLAIN);
+}
+
+static void tell_asked(struct rlm_bound *b)
+{
+	wake_all(b);
+	sys_ring(b->control_peer, b->control_port);
+}
+
 void cutover_rx_ask(struct rlm_bound *b)
 {
 	b->rx_stop = 1;
-	if (b->rx_state == RX_PLAIN || b->rx_state == RX_FRAMES || b->rx_asked)
+	if (b->rx_state == RX_PLAIN || b->rx_asked)
 		return;
-	b->rx_asked = 1;
-	atomic_store_explicit(&b->rx_fast, 0, memory_order_relaxed);
-	// `tail` stands still from here on; pairs with the acquire in end_if_wanted().
-	atomic_store_explicit(&b->rx.mine->rx_ask, b->rx_round, memory_order_release);
-	atomic_thread_fence(memory_order_seq_cst); // pairs with the fence in begin()
-	if (b->rx_state == RX_READY && !round_has_begun(b)) {
-		b->rx_asked = 0;
-		set_state(b, RX_PLAIN); // the offer is withdrawn
-		return;
-	}
-	wake_all(b);
+	ask(b);
+	if (b->rx_state == RX_READY && !round_has_begun(b))
+		unoffer(b);
+	else if (b->rx_past)
+		tell_asked(b);
 }
 
 void cutover_rx_leave(struct rlm_bound *b)
@@ -170,8 +139,81 @@ void cutover_rx_leave(struct rlm_bound *b)
 	b->rx_stop = 1;
 	if (b->rx_state == RX_PLAIN || b->rx_state == RX_FRAMES || b->rx_asked)
 		return;
-	atomic_store_explicit(&b->rx.mine->rx_leave, b->rx_round, memory_order_release);
-	wake_all(b);
+	atomic_store_explicit(&b->rx.mine->rx_leave, b->rx_round, memory_order_release); // pairs with cutover_tx_is_let_go()
+	tell_asked(b);
+}
+
+// 2r-1: the sender would like to leave the ring; 2r: it must; 0.
+static uint32_t peer_wish(const struct rlm_bound *b)
+{
+	uint32_t wish = atomic_load_explicit(&b->rx.peer->tx_wish, memory_order_acquire); // pairs with publish_wish()
+
+	if (peer_round(b) != 2 * b->rx_round - 1)
+		return 0;
+	if (atomic_load_explicit(&b->rx.mine->rx_leave, memory_order_relaxed) == b->rx_round && !wish)
+		return 2 * b->rx_round - 1;
+	return (wish + 1) / 2 == b->rx_round ? wish : 0;
+}
+
+// Nobody is left in the kernel who was there before the cut was known: all bytes that it gave are accounted for. What it gave beyond the
+// cut were frames, and which ones is known. false: they cannot be.
+static bool pass(struct rlm_conn *c, struct rlm_bound *b, int fd)
+{
+	uint64_t cut;
+	int64_t taken;
+
+	if (atomic_load_explicit(&c->rx_inflight, memory_order_seq_cst))
+		return true;
+	cut = atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
+	taken = tcp_taken(fd);
+	if (taken < 0)
+		taken = (int64_t)(cut + b->frame_got - b->drain); // reset: nothing more comes
+	if (cut > INT64_MAX / 2 || taken - (int64_t)cut > FRAMES_AHEAD)
+		return false;
+	b->drain = (uint64_t)taken < cut ? cut - (uint64_t)taken : 0;
+	b->frame_got = (uint64_t)taken > cut ? (uint8_t)((uint64_t)taken - cut) : 0;
+	memcpy(b->frame, frames_ahead, b->frame_got);
+	b->rx_past = 1;
+	if (b->rx_state == RX_RING)
+		cutover_rx_look_at_tcp(b, fd);
+	// The sender sees that we are past, or we see its wish in answer_wish(), later: it rings after it has published it.
+	atomic_store_explicit(&b->rx.mine->rx_past, b->rx_round, memory_order_release); // pairs with peer_is_past()
+	if (b->rx_asked)
+		tell_asked(b);
+	return true;
+}
+
+// DRAIN, RING. An offer that we withdrew just when the round began: whoever was in the kernel may have taken payload beyond its cut.
+static bool is_withdrawn(const struct rlm_bound *b)
+{
+	return b->rx_asked && !b->frame_got && round_is_void(b);
+}
+
+static void answer_wish(struct rlm_bound *b)
+{
+	uint32_t wish = b->rx_past && !b->rx_asked && !b->rx_orphaned && !b->rx_eof ? peer_wish(b) : 0;
+
+	if (!wish)
+		return;
+	if (wish == 2 * b->rx_round) {
+		ask(b);
+		tell_asked(b);
+	} else if (!b->rx_told && b->rx_state == RX_RING && ring_available_now(&b->rx) == 0) {
+		b->rx_told = 1; // once: what it sends from now on it need not send that way
+		tell_asked(b);
+	}
+}
+
+bool cutover_rx_is_on_its_way(struct rlm_bound *b)
+{
+	uint64_t n;
+
+	if (b->rx_state == RX_FRAMES)
+		return b->back_at != b->back_to && !b->rx_eof;
+	if (b->rx_state != RX_RING || !b->rx_asked || b->rx_eof)
+		return false;
+	n = ring_available_now(&b->rx);
+	return n && n != RLM_RING_BROKEN;
 }
 
 void cutover_rx_left(struct rlm_bound *b)
@@ -184,32 +226,25 @@ void cutover_rx_left(struct rlm_bound *b)
 	atomic_store_explicit(&mine->waiting, (w + RLM_WAIT_SEQUENCE) | RLM_WAIT_RX_FUTEX, memory_order_release);
 }
 
-// READY: has the sender cut? Only when no thread is in the kernel can it be told what was taken so far.
+// READY: has the sender cut? What comes before the cut is told by the kernel's count, which stands still only while nobody takes anything.
 static enum rx_way leave_ready(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
-	uint64_t cut;
-	int64_t taken;
+	bool others = inside_others(c);
+	int64_t cut, taken;
 
 	if (!round_has_begun(b))
-		return c->rx_inflight ? RX_WAY_BUSY : RX_WAY_SINGLE;
-	if (c->rx_inflight)
-		return RX_WAY_BUSY;
-	if (b->rx_asked && !round_is_decided(b)) {
-		if (sys_poll_now(fd, POLLRDHUP) <= 0)
-			return RX_WAY_WAIT;
-		b->rx_asked = 0; // gone before it could answer
-	}
+		return others ? RX_WAY_BUSY : RX_WAY_SINGLE;
 	if (round_is_void(b)) {
-		b->rx_asked = 0;
-		set_state(b, RX_PLAIN);
+		unoffer(b);
 		return RX_WAY_LIMIT;
 	}
-	cut = atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
+	cut = (int64_t)atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
 	taken = tcp_taken(fd);
-	if (taken < 0 || (uint64_t)taken > cut || cut - (uint64_t)taken > (1ull << 40))
+	if (taken < 0 || cut < 0 || taken - cut > FRAMES_AHEAD || cut - taken > 1ll << 40)
 		return RX_WAY_BROKEN;
-	b->drain = cut - (uint64_t)taken;
-	b->frame_got = 0;
+	if (taken < cut && others)
+		return RX_WAY_BUSY;
+	b->drain = taken < cut ? (uint64_t)(cut - taken) : 0;
 	set_state(b, RX_DRAIN);
 	return RX_WAY_LIMIT;
 }
@@ -234,26 +269,26 @@ static bool frames_name_the_end(const struct rlm_bound *b)
 static int take_frames(struct rlm_bound *b, int fd)
 {
 	int queued = 0;
+	long events;
 	int64_t n;
 
 	if (b->rx_eof)
 		return 0;
+	if (!b->rx_past)
+		return -EAGAIN; // they wake whoever is in the kernel
 	if (b->frame_got == FRAMES_SIZE)
 		return -EPROTO;
-	if (!stash_left(b)) {
-		long events = sys_poll_now(fd, POLLIN | POLLRDHUP);
-
-		if (events <= 0)
-			return -EAGAIN;
-		if (events & (POLLERR | POLLHUP) && (sys_ioctl(fd, SIOCINQ, &queued) < 0 || queued == 0)) {
-			b->rx_eof = 1;
-			return 0;
-		}
+	events = sys_poll_now(fd, POLLIN | POLLRDHUP);
+	if (events <= 0)
+		return -EAGAIN;
+	if (events & (POLLERR | POLLHUP) && (sys_ioctl(fd, SIOCINQ, &queued) < 0 || queued == 0)) {
+		b->rx_eof = 1;
+		return 0;
 	}
 	// Payload follows a round that was made void; whoever sees it here sees that too.
 	if (b->rx_asked && round_is_void(b))
 		return -EAGAIN;
-	n = rx_take(b, fd, b->frame + b->frame_got, FRAMES_SIZE - b->frame_got, false);
+	n = rx_take(fd, b->frame + b->frame_got, FRAMES_SIZE - b->frame_got, false);
 	if (n == -EAGAIN || n == -EINTR || n == -EPERM) // EPERM: in repair mode for a moment
 		return -EAGAIN;
 	if (n <= 0) {
@@ -265,6 +300,7 @@ static int take_frames(struct rlm_bound *b, int fd)
 	return frames_are_plausible(b) ? (int)n : -EPROTO;
 }
 
+// The frame is of no more use. If it lay in the socket when the process is killed, the kernel would answer with a reset.
 bool cutover_rx_look_at_tcp(struct rlm_bound *b, int fd)
 {
 	bool had_eof = b->rx_eof;
@@ -325,16 +361,10 @@ static enum rx_way from_ring(struct rlm_bound *b, int fd, uint64_t *available)
 		return RX_WAY_BROKEN;
 	if (round == 2 * b->rx_round) {
 		end = atomic_load_explicit(&b->rx.peer->end, memory_order_relaxed);
-		if (end == RLM_END_VOID && b->rx_asked && !b->frame_got) {
-			b->rx_asked = 0;
-			set_state(b, RX_PLAIN);
-			return RX_WAY_WAIT;
-		}
 		if (end - tail > n)
 			return RX_WAY_BROKEN;
 		n = end - tail;
 		if (n == 0) {
-			b->rx_asked = 0;
 			if (!note_back(b))
 				return RX_WAY_BROKEN;
 			set_state(b, RX_FRAMES);
@@ -375,6 +405,7 @@ static enum rx_way finish_round(struct rlm_bound *b, int fd)
 	if (!frames_name_the_end(b))
 		return RX_WAY_BROKEN;
 	b->rx_framed += FRAMES_SIZE;
+	b->rx_asked = 0;
 	// After a round that was taken back the sender's head was beyond the end; the next one begins at the end.
 	b->rx.cached = atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed);
 	set_state(b, RX_PLAIN);
@@ -386,19 +417,35 @@ static bool may_offer_round(const struct rlm_conn *c, const struct rlm_bound *b)
 	return !b->rx_stop && !b->rx_eof && atomic_load_explicit(&c->rx_inflight, memory_order_seq_cst) <= 1;
 }
 
+// DRAIN, RING: is the round still one? RX_WAY_RING, or RX_WAY_PLAIN and the state is another one, or RX_WAY_BROKEN.
+static enum rx_way keep_round(struct rlm_conn *c, struct rlm_bound *b, int fd)
+{
+	if (is_withdrawn(b)) {
+		unoffer(b);
+		return RX_WAY_PLAIN;
+	}
+	if (!b->rx_past && !pass(c, b, fd)) {
+		b->rx_broken = 1;
+		return RX_WAY_BROKEN;
+	}
+	answer_wish(b);
+	return RX_WAY_RING;
+}
+
 enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t *available)
 {
 	enum rx_way way;
 
 	*available = 0;
-	if (b->rx_broken)
-		return RX_WAY_BROKEN;
 	for (;;) {
+		if (b->rx_broken)
+			return RX_WAY_BROKEN;
 		switch ((enum rlm_rx_state)b->rx_state) {
 		case RX_PLAIN:
-			if (stash_left(b) || !may_offer_round(c, b))
+			if (!may_offer_round(c, b))
 				return RX_WAY_PLAIN;
 			b->rx_round++;
+			b->rx_past = b->rx_told = b->frame_got = 0;
 			atomic_store_explicit(&b->rx.mine->rx_ready, b->rx_round, memory_order_release);
 			set_state(b, RX_READY);
 			break;
@@ -408,13 +455,18 @@ enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t
 				return way;
 			break;
 		case RX_DRAIN:
+			way = keep_round(c, b, fd);
+			if (way != RX_WAY_RING)
+				break;
 			if (b->drain)
-				return RX_WAY_LIMIT;
+				return b->rx_past || !inside_others(c) ? RX_WAY_LIMIT : RX_WAY_BUSY;
 			set_state(b, RX_RING);
-			// The frame is of no more use. If it lay in the socket when the process is killed, the kernel would answer with a reset.
 			cutover_rx_look_at_tcp(b, fd);
 			break;
 		case RX_RING:
+			way = keep_round(c, b, fd);
+			if (way != RX_WAY_RING)
+				break;
 			way = from_ring(b, fd, available);
 			if (way == RX_WAY_WAIT && b->rx_state != RX_RING)
 				break;
@@ -428,12 +480,12 @@ enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t
 	}
 }
 
-// What lies in the ring before its end.
+// What lies in the ring before its end, or before what is to come again.
 static uint64_t ring_unread(struct rlm_bound *b)
 {
 	uint64_t n = ring_available_now(&b->rx), end;
 
-	if (n == RLM_RING_BROKEN || (b->rx_asked && !round_is_decided(b)))
+	if (n == RLM_RING_BROKEN)
 		return 0;
 	if (!round_is_decided(b))
 		return n;
@@ -442,10 +494,18 @@ static uint64_t ring_unread(struct rlm_bound *b)
 	return end < n ? end : n;
 }
 
+// Payload behind the frames of a round that has ended.
+static uint64_t behind_frames(const struct rlm_bound *b, uint64_t tcp)
+{
+	uint64_t frames = b->drain + FRAMES_SIZE - b->frame_got;
+
+	return round_is_decided(b) && tcp > frames ? tcp - frames : 0;
+}
+
 // All that is there now, across a change of carrier: programs count down to zero what they were told and then wait for news.
 uint64_t cutover_rx_unread(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
-	uint64_t available, tcp, frames;
+	uint64_t available, tcp;
 	enum rx_way way;
 	int queued;
 
@@ -455,18 +515,16 @@ uint64_t cutover_rx_unread(struct rlm_conn *c, struct rlm_bound *b, int fd)
 			queued = 0;
 		// A round that began before this was counted, with its CUT on TCP, is seen to have begun.
 	} while (way == RX_WAY_SINGLE && round_has_begun(b) && !round_is_void(b));
-	tcp = (uint64_t)queued + stash_left(b);
-	switch (way) {
-	case RX_WAY_RING:
-		frames = FRAMES_SIZE - b->frame_got;
-		return available + (cutover_rx_has_ended(b) && tcp > frames ? tcp - frames : 0);
-	case RX_WAY_LIMIT:
-		return tcp < b->drain ? tcp : b->drain + ring_unread(b);
-	case RX_WAY_PLAIN:
-	case RX_WAY_SINGLE:
-		return tcp;
+	tcp = (uint64_t)queued;
+	switch ((enum rlm_rx_state)b->rx_state) {
+	case RX_DRAIN:
+		return tcp < b->drain ? tcp : b->drain + ring_unread(b) + behind_frames(b, tcp);
+	case RX_RING:
+		return (b->rx_orphaned ? available : ring_unread(b)) + behind_frames(b, tcp);
+	case RX_FRAMES:
+		return behind_frames(b, tcp);
 	default:
-		return 0;
+		return tcp;
 	}
 }
 
@@ -476,67 +534,50 @@ bool cutover_rx_at_mark(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	int at = 0;
 
 	cutover_rx(c, b, fd, &available);
-	return !available && !stash_left(b) && sys_ioctl(fd, SIOCATMARK, &at) == 0 && at;
+	return !available && sys_ioctl(fd, SIOCATMARK, &at) == 0 && at;
 }
 
 bool cutover_rx_ended(struct rlm_bound *b, int fd)
 {
+	if (b->rx_state >= RX_DRAIN)
+		return true; // another one has found the cut meanwhile
 	if (b->rx_state != RX_READY || !round_has_begun(b) || round_is_void(b))
-		return (b->rx_state == RX_PLAIN || b->rx_state == RX_READY) && take_orphans(b, fd);
+		return take_orphans(b, fd);
 	// The sender began a round, filled the ring and closed. The ring follows only if TCP gave everything up to the cut: a reset takes what was
 	// not sent yet.
 	if (tcp_taken(fd) != (int64_t)atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed))
 		return false;
 	b->rx_eof = 1;
 	b->drain = 0;
-	b->frame_got = 0;
 	set_state(b, RX_RING);
 	return true;
 }
 
-int64_t cutover_rx_returned(struct rlm_bound *b, int fd, const struct iovec *iov, int iovcnt, int64_t n, bool peek)
+// Only what a sender sends before it knows that we are past the cut can be in there: frames_ahead. So nothing has to be put aside.
+int64_t cutover_rx_returned(struct rlm_bound *b, int fd, int64_t n, bool peek)
 {
-	uint64_t cut;
-	int64_t taken, over;
+	int64_t cut, taken, got, over;
 
-	if (b->rx_state != RX_READY || !round_has_begun(b))
+	if (b->rx_state == RX_PLAIN || (b->rx_state == RX_READY && !round_has_begun(b)) || round_is_void(b))
 		return n;
-	if (round_is_void(b))
-		return n;
-	cut = atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
+	cut = (int64_t)atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
 	taken = tcp_taken(fd);
-	if (taken < 0)
+	if (taken < 0 || cut < 0 || cut > INT64_MAX / 2)
 		return -ECONNRESET;
-	if (peek)
-		taken += n; // as if it had been taken
-	if (cut > INT64_MAX / 2)
-		return -ECONNRESET;
-	over = taken - (int64_t)cut;
-	if (over > n)
-		return -ECONNRESET;
-	if (over < 0)
-		over = 0;
-	if (over == 0 && b->rx_asked && !round_is_decided(b))
-		return n; // all of it is payload either way
-	for (int i = 0; b->rx_asked && !round_is_decided(b); i++) {
-		const struct timespec moment = {.tv_nsec = 100000};
-
-		if (i == 20000)
-			return -ECONNRESET;
-		if (sys_poll_now(fd, POLLRDHUP) > 0 && !round_is_decided(b)) {
-			b->rx_asked = 0; // gone before it could answer: the round stands as it is
-			break;
-		}
-		sys_call2(SYS_nanosleep, &moment, NULL);
+	if (peek) { // as if it had been taken. Another one may have taken some of it since
+		over = taken + n - cut;
+		return over <= 0 ? n : over < n ? n - over : 0;
 	}
-	if (round_is_void(b))
-		return n;
-	if (peek)
-		return n - over; // the next look finds the cut by itself
-	b->drain = over ? 0 : cut - (uint64_t)taken;
-	b->frame_got = 0;
-	if (over && stash_fill(b, iov, iovcnt, (uint64_t)n, (uint64_t)over) < 0)
+	got = taken > cut ? taken - cut : 0;
+	over = got - b->frame_got;
+	if (got > FRAMES_AHEAD || over < 0 || over > n)
 		return -ECONNRESET;
-	set_state(b, RX_DRAIN);
+	// With nothing beyond the cut, a round that we asked for may be void yet: leave_ready() looks again.
+	if (b->rx_state != RX_READY || over) {
+		b->drain = taken < cut ? (uint64_t)(cut - taken) : 0;
+		b->frame_got = (uint8_t)got;
+	}
+	if (b->rx_state == RX_READY && over)
+		set_state(b, RX_DRAIN);
 	return n - over;
 }

@@ -90,7 +90,7 @@ static bool pay(struct rlm_bound *b, int fd, bool more)
 	b->owed_at = (uint8_t)done;
 	if (!all)
 		return false;
-	b->owed_at = b->owed_len = 0;
+	b->owed_at = b->owed_len = b->tx_lazy = 0;
 	while (b->resend_at != b->resend_to) {
 		uint64_t at = b->resend_at & (b->tx.size - 1);
 		uint64_t n = b->resend_to - b->resend_at;
@@ -119,6 +119,7 @@ static bool begin(struct rlm_bound *b, uint32_t round, uint64_t cut)
 	const uint8_t frame = RLM_FRAME_CUT;
 
 	b->tx_round = round;
+	b->tx_wish = b->tx_need = b->tx_probed = 0;
 	// After a round that was taken back, head is beyond its end; everything up to it went over TCP.
 	atomic_store_explicit(&mine->head, b->tx_end, memory_order_relaxed);
 	atomic_store_explicit(&mine->cut, cut, memory_order_relaxed);
@@ -139,7 +140,7 @@ static bool begin(struct rlm_bound *b, uint32_t round, uint64_t cut)
 static void end_at(struct rlm_bound *b, uint64_t end)
 {
 	struct rlm_slot_shared *mine = b->tx.mine;
-	uint8_t frame[RLM_FRAME_END_SIZE] = {RLM_FRAME_END};
+	uint8_t frame[RLM_FRAME_END_SIZE] = {RLM_FRAME_END}, sent = b->tx_probed;
 
 	for (int i = 0; i < 8; i++)
 		frame[1 + i] = (uint8_t)(end >> (8 * i));
@@ -148,7 +149,7 @@ static void end_at(struct rlm_bound *b, uint64_t end)
 	atomic_store_explicit(&mine->tx_round, 2 * b->tx_round, memory_order_release);
 	b->tx_state = TX_PLAIN;
 	atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
-	owe(b, frame, sizeof(frame));
+	owe(b, frame + sent, sizeof(frame) - sent);
 	wake_all(b);
 	wake_own(b); // room is TCP's affair again
 }
@@ -158,10 +159,30 @@ bool cutover_tx_peer_left(const struct rlm_bound *b)
 	return peer_is_bound(b) && atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == RLM_ASK_LEFT;
 }
 
-void cutover_tx_end(struct rlm_bound *b)
+// Whoever is in the receiver's kernel takes at most CUT and the first byte of END for payload of this round, which the receiver can tell.
+static bool peer_is_past(const struct rlm_bound *b)
 {
+	return atomic_load_explicit(&b->tx.peer->rx_past, memory_order_acquire) == b->tx_round;
+}
+
+static bool peer_is_gone(const struct rlm_bound *b)
+{
+	return !peer_is_bound(b) || cutover_tx_peer_left(b);
+}
+
+bool cutover_tx_end(struct rlm_bound *b)
+{
+	if (b->tx_state == TX_RING && !peer_is_gone(b) && !peer_is_past(b))
+		return false;
 	if (b->tx_state == TX_RING)
-		end_at(b, atomic_load_explicit(&b->tx.mine->head, memory_order_relaxed));
+		end_at(b, ring_head(&b->tx));
+	return true;
+}
+
+void cutover_tx_wish(struct rlm_bound *b)
+{
+	b->tx_wish = b->tx_state == TX_RING;
+	atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
 }
 
 // The receiver wants the round back: everything it has not taken is sent again on TCP.
@@ -176,12 +197,60 @@ static void give_back(struct rlm_bound *b)
 	end_at(b, b->tx.cached);
 }
 
-static void end_if_wanted(struct rlm_bound *b)
+void cutover_tx_need(struct rlm_bound *b)
 {
-	if (peer_is_bound(b) && atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == b->tx_round)
+	b->tx_need = b->tx_state == TX_RING;
+	atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
+}
+
+// A round ends when the ring is empty, so that nothing stays behind its end, where it could not follow the receiver into another program. If
+// that has to be now, or does not happen because we are too busy, the receiver must ask for the rest. Until then everything goes on.
+static void publish_wish(struct rlm_bound *b)
+{
+	uint32_t published = atomic_load_explicit(&b->tx.mine->tx_wish, memory_order_relaxed), wish;
+
+	if (published / 2 + published % 2 != b->tx_round)
+		b->tx_wish_at = ring_head(&b->tx);
+	b->tx_need |= ring_head(&b->tx) - b->tx_wish_at > b->tx.size / 16;
+	wish = 2 * b->tx_round - !b->tx_need;
+	if (published == wish)
+		return;
+	atomic_store_explicit(&b->tx.mine->tx_wish, wish, memory_order_release); // pairs with peer_wish()
+	sys_ring(b->control_peer, b->control_port);
+}
+
+// The peer has closed its side, and may be gone altogether: only real bytes make its kernel say so.
+static void probe(struct rlm_bound *b, int fd)
+{
+	const uint8_t frame = RLM_FRAME_END;
+
+	if (b->tx_probed || sys_poll_now(fd, POLLRDHUP) <= 0)
+		return;
+	b->tx_probed = 1;
+	owe(b, &frame, 1);
+}
+
+static bool peer_has_answered_probe(const struct rlm_bound *b, int fd)
+{
+	return b->tx_probed && sys_poll_now(fd, 0) & (POLLERR | POLLHUP);
+}
+
+static void end_if_wanted(struct rlm_bound *b, int fd)
+{
+	bool wanted = b->tx_stop || b->tx_wish || b->tx_need || cutover_tx_is_let_go(b);
+
+	if (peer_is_gone(b)) {
+		if (wanted || cutover_tx_peer_left(b))
+			cutover_tx_end(b);
+	} else if (peer_is_past(b) && cutover_tx_is_asked(b)) {
 		give_back(b);
-	else if (b->tx_stop || (peer_is_bound(b) && cutover_tx_is_asked(b)) || cutover_tx_peer_left(b))
+	} else if (wanted && peer_is_past(b) && ring_is_empty(&b->tx)) {
 		cutover_tx_end(b);
+		b->tx_lazy = 1;
+	} else if (wanted) {
+		publish_wish(b);
+		probe(b, fd);
+	}
 }
 
 // The round that may begin now, or 0. Rounds that the receiver withdrew are skipped.
@@ -203,15 +272,26 @@ bool cutover_tx_is_plain(const struct rlm_bound *b)
 	return b->tx_state == TX_PLAIN && !cutover_tx_owes(b);
 }
 
+// Frames that a receiver who is killed has not read make its kernel answer with a reset, as payload does. So none is sent that has no payload
+// behind it, unless the receiver wants to have it.
+static bool is_lazy(const struct rlm_bound *b)
+{
+	return b->tx_lazy && !cutover_tx_is_asked(b);
+}
+
 enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool more)
 {
 	int64_t written;
 	uint32_t round;
 
+	if (b->tx_state == TX_RING && peer_has_answered_probe(b, fd))
+		b->tx_dead = 1;
 	if (b->tx_dead)
 		return TX_WAY_PLAIN;
 	if (b->tx_state == TX_RING)
-		end_if_wanted(b);
+		end_if_wanted(b, fd);
+	if (is_lazy(b) && !more)
+		return TX_WAY_PLAIN;
 	if (cutover_tx_owes(b) && !pay(b, fd, more && b->tx_state == TX_PLAIN) && b->tx_state == TX_PLAIN)
 		return TX_WAY_BLOCKED;
 	if (b->tx_dead)
@@ -220,7 +300,7 @@ enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool mor
 	if (round) {
 		written = tcp_written_confirmed(fd, c->flags & RLM_CONN_ACTIVE);
 		if (written >= 0 && begin(b, round, (uint64_t)written)) {
-			end_if_wanted(b);
+			end_if_wanted(b, fd);
 			pay(b, fd, false);
 			if (b->tx_dead) // the peer is gone: the kernel tells the caller, nothing was put into the ring
 				return TX_WAY_PLAIN;
@@ -228,6 +308,7 @@ enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool mor
 	}
 	if (cutover_tx_owes(b) && b->tx_state == TX_PLAIN)
 		return TX_WAY_BLOCKED; // begun and taken back at once
-	atomic_store_explicit(&b->tx_fast, b->tx_state == TX_RING && !cutover_tx_owes(b), memory_order_relaxed);
+	atomic_store_explicit(&b->tx_fast, b->tx_state == TX_RING && !cutover_tx_owes(b) && !b->tx_stop && !b->tx_wish && !cutover_tx_is_let_go(b),
+			      memory_order_relaxed);
 	return b->tx_state == TX_RING ? TX_WAY_RING : TX_WAY_PLAIN;
 }

@@ -14,7 +14,6 @@ struct rlm_family_shared {
 	uint32_t serial;
 	_Atomic uint32_t used; // places below may be taken
 	_Atomic uint32_t id[FAMILY_PLACES];
-	_Atomic uint16_t held[]; // FAMILY_PLACES rows
 };
 
 static uint32_t place_of_id(uint32_t id)
@@ -22,16 +21,18 @@ static uint32_t place_of_id(uint32_t id)
 	return id % FAMILY_PLACES;
 }
 
-static _Atomic uint16_t *row(const struct rlm_arena *a, uint32_t index)
+static struct rlm_share *row(const struct rlm_arena *a, uint32_t index)
 {
-	return a->family->held + (size_t)index * a->conn_capacity;
+	return a->shares + (size_t)index * a->conn_capacity;
 }
 
 void family_init(struct rlm_arena *a)
 {
-	size_t size = sizeof(*a->family) + (size_t)FAMILY_PLACES * a->conn_capacity * sizeof(uint16_t);
+	size_t head = (sizeof(*a->family) + RLM_CACHELINE - 1) & ~(size_t)(RLM_CACHELINE - 1);
+	uint8_t *p = arena_map(head + (size_t)FAMILY_PLACES * a->conn_capacity * sizeof(struct rlm_share), "rlm-family");
 
-	a->family = arena_map(size, "rlm-family");
+	a->family = (struct rlm_family_shared *)p;
+	a->shares = p ? (struct rlm_share *)(p + head) : NULL;
 }
 
 // --- places ---
@@ -112,7 +113,7 @@ bool family_is_alive(const struct rlm_arena *a, uint32_t id)
 bool family_hold(struct rlm_arena *a, const struct rlm_place *place, struct rlm_conn *c)
 {
 	if (place->id) {
-		_Atomic uint16_t *held = &row(a, place->index)[conn_index(a, c)];
+		_Atomic uint16_t *held = &row(a, place->index)[conn_index(a, c)].descriptors;
 
 		if (atomic_load_explicit(held, memory_order_relaxed) == FAMILY_HOLDS_MAX)
 			return false;
@@ -125,35 +126,23 @@ bool family_hold(struct rlm_arena *a, const struct rlm_place *place, struct rlm_
 bool family_release(struct rlm_arena *a, struct rlm_conn *c)
 {
 	if (a->place.id)
-		atomic_fetch_sub_explicit(&row(a, a->place.index)[conn_index(a, c)], 1, memory_order_relaxed);
+		atomic_fetch_sub_explicit(&family_mine(a, c)->descriptors, 1, memory_order_relaxed);
 	return atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) == 1;
 }
 
-static uint32_t threads_inside(const struct rlm_conn *c)
+static bool undo(_Atomic uint32_t *sum, _Atomic uint16_t *share)
 {
-	return c->tx_inflight + c->rx_inflight + c->users;
+	uint16_t n = atomic_exchange_explicit(share, 0, memory_order_acq_rel);
+
+	atomic_fetch_sub_explicit(sum, n, memory_order_seq_cst);
+	return n;
 }
 
-// The count went up first. So whoever finds its own thread alone there may say so: others look at `caller` after they were counted.
-void family_called_slow(const struct rlm_arena *a, struct rlm_conn *c)
+static bool undo_calls(struct rlm_conn *c, struct rlm_share *share)
 {
-	uint32_t seen = atomic_load_explicit(&c->caller, memory_order_seq_cst), now;
+	bool tx = undo(&c->tx_inflight, &share->tx_inflight), rx = undo(&c->rx_inflight, &share->rx_inflight);
 
-	do {
-		now = threads_inside(c) == 1 ? a->place.id : RLM_CALLER_SEVERAL;
-	} while (seen != now && !atomic_compare_exchange_weak(&c->caller, &seen, now));
-}
-
-// Until `caller` changes, the counts are those of the dead process alone.
-static void undo_calls(struct rlm_conn *c, uint32_t dead)
-{
-	uint32_t tx = c->tx_inflight, rx = c->rx_inflight, users = c->users;
-
-	if (!atomic_compare_exchange_strong(&c->caller, &dead, 0))
-		return;
-	atomic_fetch_sub_explicit(&c->tx_inflight, tx, memory_order_seq_cst);
-	atomic_fetch_sub_explicit(&c->rx_inflight, rx, memory_order_seq_cst);
-	atomic_fetch_sub_explicit(&c->users, users, memory_order_seq_cst);
+	return undo(&c->users, &share->users) || tx || rx;
 }
 
 // Whoever is killed in here loses one connection's count at most: it is taken from the row before it is given back.
@@ -162,14 +151,13 @@ static void take_back(struct rlm_arena *a, uint32_t index, void (*lost)(struct r
 	uint32_t used = atomic_load_explicit(&a->table->used, memory_order_acquire);
 
 	for (uint32_t i = 0; i < used; i++) {
-		_Atomic uint16_t *held = &row(a, index)[i];
-		uint32_t n = atomic_load_explicit(held, memory_order_relaxed);
+		struct rlm_share *share = &row(a, index)[i];
+		struct rlm_conn *c = &a->conns[i];
+		bool inside = undo_calls(c, share);
+		uint32_t n = atomic_exchange_explicit(&share->descriptors, 0, memory_order_acq_rel);
 
-		if (!n)
-			continue;
-		n = atomic_exchange_explicit(held, 0, memory_order_acq_rel);
-		undo_calls(&a->conns[i], a->family->id[index]);
-		lost(&a->conns[i], atomic_fetch_sub_explicit(&a->conns[i].refs, n, memory_order_acq_rel) == n);
+		if (n || inside)
+			lost(c, n && atomic_fetch_sub_explicit(&c->refs, n, memory_order_acq_rel) == n);
 	}
 	atomic_store_explicit(&a->family->id[index], 0, memory_order_release);
 }

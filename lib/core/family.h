@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Which process of a family holds which connection, so that what a dead one held can be taken back.
 //
-// Each process has a place, and a row in which it counts its descriptors of each connection; rlm_conn.refs is the sum over all rows.
+// Each process has a place, and a row of shares in which it counts its descriptors of each connection and its threads inside calls; the
+// counts in rlm_conn are the sums over all rows.
 // A place is alive as long as somebody has the open file description that locks the place's byte of the table's memfd. fork's
 // child gets its place, with a description of its own, from the parent beforehand. The kernel drops the lock when the process ends, in whatever
 // way, or executes another program; nothing is told by process ids, which mean different things in different pid namespaces.
@@ -29,23 +30,47 @@ bool family_release(struct rlm_arena *arena, struct rlm_conn *conn);
 // The process with this id goes on. Ids are not used again.
 bool family_is_alive(const struct rlm_arena *arena, uint32_t id);
 
-// A thread of this process was counted in tx_inflight, rx_inflight or users: keeps `caller` true.
-void family_called_slow(const struct rlm_arena *a, struct rlm_conn *c);
-
-static inline void family_called(const struct rlm_arena *a, struct rlm_conn *c)
+// This process's share, NULL: it has no place.
+static inline struct rlm_share *family_mine(const struct rlm_arena *a, const struct rlm_conn *c)
 {
-	if (__builtin_expect(atomic_load_explicit(&c->caller, memory_order_seq_cst) != a->place.id, 0))
-		family_called_slow(a, c);
+	return __builtin_expect(a->place.id != 0, 1) ? &a->shares[(size_t)a->place.index * a->conn_capacity + conn_index(a, c)] : NULL;
 }
 
-// Some thread is inside a call, as far as is known.
+// A thread of this process goes in or comes out; count: tx_inflight, rx_inflight or users. Whoever is killed between the two additions stays
+// counted for ever; the other way round it would be forgotten while it is inside.
+#define FAMILY_ENTER(a, c, count)                                                                                      \
+	do {                                                                                                           \
+		struct rlm_share *share_ = family_mine(a, c);                                                          \
+                                                                                                                       \
+		atomic_fetch_add_explicit(&(c)->count, 1, memory_order_seq_cst);                                       \
+		if (share_)                                                                                            \
+			atomic_fetch_add_explicit(&share_->count, 1, memory_order_relaxed);                            \
+	} while (0)
+#define FAMILY_LEAVE(a, c, count)                                                                                      \
+	do {                                                                                                           \
+		struct rlm_share *share_ = family_mine(a, c);                                                          \
+                                                                                                                       \
+		if (share_)                                                                                            \
+			atomic_fetch_sub_explicit(&share_->count, 1, memory_order_relaxed);                            \
+		atomic_fetch_sub_explicit(&(c)->count, 1, memory_order_seq_cst);                                       \
+	} while (0)
+
+// Some thread of this process is inside a call, as far as is known.
+static inline bool family_is_inside(const struct rlm_arena *a, const struct rlm_conn *c)
+{
+	const struct rlm_share *share = family_mine(a, c);
+
+	return !share || share->tx_inflight || share->rx_inflight || share->users;
+}
+
+// The same of any process.
 static inline bool conn_in_use(const struct rlm_conn *c)
 {
 	return atomic_load_explicit(&c->users, memory_order_seq_cst) || atomic_load_explicit(&c->tx_inflight, memory_order_seq_cst) ||
 	       atomic_load_explicit(&c->rx_inflight, memory_order_seq_cst);
 }
 
-// Takes back what dead processes held. lost(c, last): a dead one had it; last: nobody has a descriptor of it any more.
+// Takes back what dead processes held. lost(c, last): a dead one had it, or was inside; last: nobody has a descriptor of it any more.
 void family_sweep(struct rlm_arena *arena, void (*lost)(struct rlm_conn *, bool last));
 
 #endif

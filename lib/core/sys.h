@@ -3,6 +3,7 @@
 #ifndef RLM_SYS_H
 #define RLM_SYS_H
 
+#include <errno.h>
 #include <linux/futex.h>
 #include <poll.h>
 #include <stddef.h>
@@ -115,14 +116,18 @@ static inline void sys_ring(int fd, uint32_t port)
 		sys_write(fd, &one, sizeof(one));
 }
 
-// What poll() says right now about one descriptor; 0 or revents, -errno on failure.
+// What poll() says right now about one descriptor: revents. A signal that comes meanwhile interrupts even a poll that does not wait.
 static inline long sys_poll_now(int fd, short events)
 {
 	struct pollfd p = {.fd = fd, .events = events};
-	struct timespec zero = {0, 0};
-	long r = sys_call5(SYS_ppoll, &p, 1, &zero, 0, 8);
+	struct timespec zero;
+	long r;
 
-	return r <= 0 ? r : (unsigned short)p.revents;
+	do {
+		zero = (struct timespec){0, 0};
+		r = sys_call5(SYS_ppoll, &p, 1, &zero, 0, 8);
+	} while (r == -EINTR);
+	return r <= 0 ? 0 : (unsigned short)p.revents;
 }
 
 static inline long sys_poll_wait(int fd, short events)

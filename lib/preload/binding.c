@@ -382,8 +382,10 @@ static void reset_slot(struct rlm_slot_shared *slot, uint32_t epoch)
 	atomic_store_explicit(&slot->tail, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->waiting, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->tx_round, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->tx_wish, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->rx_ready, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->rx_ask, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->rx_past, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->rx_leave, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->cut, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->end, 0, memory_order_relaxed);
@@ -511,8 +513,7 @@ static void obey_one(struct rlm_conn *c, uint32_t order)
 {
 	struct rlm_bound *b;
 	uint64_t available;
-	uint32_t port = 0;
-	int fd = helper_pin(c), control = -1;
+	int fd = helper_pin(c);
 
 	if (order == RLM_ORDER_DEMOTE)
 		set_flags(c, RLM_CONN_HELD);
@@ -527,8 +528,6 @@ static void obey_one(struct rlm_conn *c, uint32_t order)
 		b->tx_stop = 1;
 		cutover_tx(c, b, fd, false);
 		cutover_rx_leave(b);
-		control = b->control_peer;
-		port = b->control_port;
 	} else if (b && !(c->flags & RLM_CONN_BARRED)) {
 		b->rx_stop = 0;
 		b->tx_stop = sys_poll_now(fd, POLLRDHUP) > 0; // see stream_stop_sending()
@@ -540,8 +539,6 @@ static void obey_one(struct rlm_conn *c, uint32_t order)
 	}
 	rlm_lock_drop(&c->rx_lock);
 	rlm_lock_drop(&c->tx_lock);
-	if (control >= 0)
-		sys_ring(control, port);
 	wake_conn(c);
 out:
 	helper_unpin();
@@ -604,7 +601,7 @@ void binding_tcp_event(struct rlm_conn *c)
 		if (b->tx_state == TX_RING && !ring_is_empty(&b->tx))
 			cutover_tx(c, b, fd, false);
 	}
-	if (b && cutover_tx_owes(b)) {
+	if (b && cutover_tx_owes(b) && !b->tx_lazy) {
 		cutover_tx_pay(b, fd);
 		stream_note_tx(c, b);
 	}
@@ -637,6 +634,7 @@ static void answer_one(struct rlm_conn *c)
 {
 	int fd = helper_pin(c);
 	struct rlm_bound *b;
+	uint64_t available;
 
 	if (fd >= 0) {
 		rlm_lock_take(&c->tx_lock);
@@ -646,12 +644,19 @@ static void answer_one(struct rlm_conn *c)
 			stream_note_tx(c, b);
 		}
 		rlm_lock_drop(&c->tx_lock);
+		rlm_lock_take(&c->rx_lock);
+		b = stream_bound(c);
+		if (b && b->rx_state != RX_PLAIN) {
+			cutover_rx(c, b, fd, &available);
+			stream_note_rx(c, b);
+		}
+		rlm_lock_drop(&c->rx_lock);
 		wake_conn(c); // a sender may sleep for room in a round that is over
 	}
 	helper_unpin();
 }
 
-// A control doorbell rang: some receiver asks for its round back.
+// A control doorbell rang: some receiver asks for its round back, or some sender wishes to be asked.
 void binding_answer_peers(void)
 {
 	for_each_bound(answer_one);
@@ -703,6 +708,7 @@ static void lose_one(struct rlm_conn *c)
 	rlm_lock_take(&c->tx_lock);
 	b = stream_bound(c);
 	if (b && b->link == lost_link) {
+		atomic_store_explicit((_Atomic uint32_t *)&b->tx.peer->rx_past, b->tx_round, memory_order_release);
 		atomic_store_explicit((_Atomic uint32_t *)&b->tx.peer->rx_ask, b->tx_round, memory_order_release);
 		b->tx_stop = 1;
 		cutover_tx(c, b, fd, false);
@@ -750,13 +756,20 @@ void binding_watch_inherited(void)
 	for_each_bound(watch_one);
 }
 
-// Slots of ours whose connections only forked children have: nobody tells us when these are killed.
+static bool is_in_another(const struct rlm_conn *c)
+{
+	const struct rlm_share *share = family_mine(&arena, c);
+
+	return share && c->rx_inflight > share->rx_inflight;
+}
+
+// Connections that forked children have: alone, with slots of ours, or in a receive. Nobody tells us when these are killed.
 bool binding_has_lent(void)
 {
 	for (uint32_t i = 0; i < arena.table->used; i++) {
 		struct rlm_bound *b = arena.stats[i].generation & 1 ? stream_bound(&arena.conns[i]) : NULL;
 
-		if (b && b->owner == arena.place.id && fd_of_conn(&arena.conns[i]) < 0)
+		if (b && ((b->owner == arena.place.id && fd_of_conn(&arena.conns[i]) < 0) || is_in_another(&arena.conns[i])))
 			return true;
 	}
 	return false;

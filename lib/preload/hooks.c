@@ -15,7 +15,7 @@ void hook_recv_abandoned(void *arg)
 {
 	struct hook_call *call = arg;
 
-	stream_plain_recv_end(call->conn, call->fd, NULL, 0, -1, call->flags);
+	stream_plain_recv_end(call->conn, call->fd, &call->inside, NULL, 0, -1, call->flags);
 }
 
 bool hook_recv_end(struct hook_call *call, const struct iovec *iov, int iovcnt, ssize_t *n)
@@ -24,7 +24,7 @@ bool hook_recv_end(struct hook_call *call, const struct iovec *iov, int iovcnt, 
 	int64_t r;
 
 	_pthread_cleanup_pop(&call->cleanup, 0);
-	r = stream_plain_recv_end(call->conn, call->fd, iov, iovcnt, *n, call->flags);
+	r = stream_plain_recv_end(call->conn, call->fd, &call->inside, iov, iovcnt, *n, call->flags);
 	errno = saved;
 	if (*n < 0) // EPERM: the broker was just reading the connection's name in repair mode
 		return saved != EPERM ||

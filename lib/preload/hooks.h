@@ -28,6 +28,7 @@
 struct hook_call {
 	struct _pthread_cleanup_buffer cleanup;
 	struct rlm_conn *conn;
+	struct rlm_inside inside; // receives
 	int fd;
 	int flags;
 };
@@ -57,7 +58,7 @@ static inline ssize_t hook_send_end(struct hook_call *call, ssize_t n)
 
 static inline bool hook_recv_begin(struct hook_call *call, struct rlm_conn *c, int fd, int flags)
 {
-	if (__builtin_expect(flags & HOOK_RECV_FLAGS, 0) || !stream_plain_recv_begin(c))
+	if (__builtin_expect(flags & HOOK_RECV_FLAGS, 0) || !stream_plain_recv_begin(c, fd, &call->inside))
 		return false;
 	call->conn = c;
 	call->fd = fd;

@@ -29,9 +29,10 @@ struct entry {
 	struct rlm_conn *conn;
 	struct rlm_bound *listening;
 	uint64_t head;
-	uint32_t events; // conn's event count before the kernel was asked
-	uint8_t kind;  // enum entry_kind
-	bool sleeping; // conn is told that we are in the kernel
+	struct rlm_inside inside; // while `sleeping`: conn is told that we are in the kernel
+	uint32_t events;	  // conn's event count before the kernel was asked
+	uint8_t kind;		  // enum entry_kind
+	bool sleeping;
 };
 
 struct polling {
@@ -240,7 +241,7 @@ static bool fall_asleep(struct polling *p)
 
 		if (e->kind != ENTRY_PLAIN || !(p->fds[i].events & (POLLIN | POLLRDNORM)))
 			continue;
-		if (!stream_plain_recv_begin(e->conn))
+		if (!stream_plain_recv_begin(e->conn, p->fds[i].fd, &e->inside))
 			return false; // bound by now
 		e->sleeping = true;
 	}
@@ -249,10 +250,10 @@ static bool fall_asleep(struct polling *p)
 
 static void wake_up(struct polling *p)
 {
-	for (nfds_t i = 0; i < p->n; i++)
+	for (nfds_t i = p->n; i-- > 0;)
 		if (p->entries[i].sleeping) {
 			p->entries[i].sleeping = false;
-			stream_plain_recv_leave(p->entries[i].conn);
+			stream_plain_recv_leave(p->entries[i].conn, p->fds[i].fd, &p->entries[i].inside);
 		}
 }
 

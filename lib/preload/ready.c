@@ -30,13 +30,12 @@ static bool readable(struct rlm_conn *c, struct rlm_bound *b, int fd, uint32_t a
 			return kernel & (READABLE | EPOLLRDHUP | ALWAYS);
 		case RX_WAY_PLAIN:
 		case RX_WAY_LIMIT:
-			if (b->stash_at != b->stash_to)
-				return true;
-			// fall through
 		case RX_WAY_SINGLE:
 		case RX_WAY_BUSY:
 			return tcp_is_readable(fd, asked, kernel);
 		case RX_WAY_WAIT:
+			if (cutover_rx_is_on_its_way(b))
+				return true;
 			if (!(kernel & (READABLE | EPOLLRDHUP | ALWAYS)) || b->rx_state != RX_RING ||
 			    !cutover_rx_look_at_tcp(b, fd))
 				return false;
@@ -55,7 +54,7 @@ static bool has_room(struct rlm_bound *b)
 
 static bool tx_on_ring(const struct rlm_bound *b)
 {
-	return b->tx_state == TX_RING && !b->tx_dead && !b->tx_stop;
+	return b->tx_state == TX_RING && !b->tx_dead;
 }
 
 static uint32_t tcp_shows(int fd)

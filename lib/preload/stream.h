@@ -11,6 +11,7 @@
 
 #include "family.h"
 #include "fdtable.h"
+#include "inside.h"
 
 // A call that blocks may end without returning, by cancellation or by siglongjmp() in a signal handler; libc runs handlers of this old
 // kind, which cost two stores, in both cases.
@@ -57,11 +58,10 @@ static inline bool stream_plain_send_begin(struct rlm_conn *c)
 {
 	if (atomic_load_explicit(&c->bound, memory_order_relaxed))
 		return false;
-	atomic_fetch_add_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
-	family_called(&arena, c);
+	FAMILY_ENTER(&arena, c, tx_inflight);
 	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) == 0, 1))
 		return true;
-	atomic_fetch_sub_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
+	FAMILY_LEAVE(&arena, c, tx_inflight);
 	stream_left(c);
 	return false;
 }
@@ -72,50 +72,49 @@ void stream_plain_send_was_bound(struct rlm_conn *c);
 static inline void stream_plain_send_end(struct rlm_conn *c, int fd, ssize_t n)
 {
 	stream_count(c, &conn_stat(&arena, c)->tx_bytes_plain, fd, n);
-	atomic_fetch_sub_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
+	FAMILY_LEAVE(&arena, c, tx_inflight);
 	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) != 0, 0))
 		stream_plain_send_was_bound(c);
 	stream_left(c);
 }
 
-// Somebody may wait for the count in rx_inflight to go down.
-void stream_wake(struct rlm_conn *c);
+// A bound connection that waited for us to leave the kernel goes on.
+void stream_came_out(struct rlm_conn *c, int fd);
 
 // The same for receiving. The result may be less than n, or STREAM_AGAIN: the connection was promoted meanwhile.
-// -errno when the stream is broken. iov: where the kernel put the n bytes.
-static inline bool stream_plain_recv_begin(struct rlm_conn *c)
+// -errno when the stream is broken. iov: what the caller wanted.
+static inline bool stream_plain_recv_begin(struct rlm_conn *c, int fd, struct rlm_inside *inside)
 {
 	if (atomic_load_explicit(&c->bound, memory_order_relaxed))
 		return false;
-	atomic_fetch_add_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
-	family_called(&arena, c);
+	inside_enter(inside, &arena, c);
 	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) == 0, 1))
 		return true;
-	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
-	stream_wake(c);
+	inside_leave(inside, &arena, c);
+	stream_came_out(c, fd);
 	stream_left(c);
 	return false;
 }
 
 // Out of the kernel without any bytes: poll() goes in and out like a receive.
-static inline void stream_plain_recv_leave(struct rlm_conn *c)
+static inline void stream_plain_recv_leave(struct rlm_conn *c, int fd, struct rlm_inside *inside)
 {
-	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
+	inside_leave(inside, &arena, c);
 	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_seq_cst) != 0, 0))
-		stream_wake(c); // somebody may wait for us to leave the kernel
+		stream_came_out(c, fd);
 	stream_left(c);
 }
 
-int64_t stream_plain_recv_end_bound(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, ssize_t n,
-				    int flags);
+int64_t stream_plain_recv_end_bound(struct rlm_conn *c, int fd, struct rlm_inside *inside, const struct iovec *iov, int iovcnt,
+				    ssize_t n, int flags);
 
-static inline int64_t stream_plain_recv_end(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, ssize_t n,
-					    int flags)
+static inline int64_t stream_plain_recv_end(struct rlm_conn *c, int fd, struct rlm_inside *inside, const struct iovec *iov, int iovcnt,
+					    ssize_t n, int flags)
 {
 	stream_count(c, &conn_stat(&arena, c)->rx_bytes_plain, fd, flags & MSG_PEEK ? 0 : n);
 	if (__builtin_expect(atomic_load_explicit(&c->bound, memory_order_acquire) != 0, 0))
-		return stream_plain_recv_end_bound(c, fd, iov, iovcnt, n, flags);
-	stream_plain_recv_leave(c);
+		return stream_plain_recv_end_bound(c, fd, inside, iov, iovcnt, n, flags);
+	stream_plain_recv_leave(c, fd, inside);
 	return n;
 }
 

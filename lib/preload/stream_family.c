@@ -52,6 +52,7 @@ static void lost(struct rlm_conn *c, bool last)
 		stream_give_up(c);
 	} else {
 		wake_conn(c); // somebody may wait for the dead one to leave the kernel
+		stream_left(c);
 	}
 }
 
@@ -171,6 +172,7 @@ void stream_fork_child(void)
 	atomic_store_explicit(&stream_closing, 0, memory_order_relaxed);
 	fd_close_internal(arena.place.fd);
 	arena.place = child_place;
+	inside_fork_child(&arena);
 	epoll_fork_child();
 	links_fork_child();
 	helper_fork_child();

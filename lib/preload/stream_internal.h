@@ -181,13 +181,12 @@ static inline bool deadline_left(const struct deadline *d, struct timespec *left
 // connection finishes the close.
 static inline void stream_enter(struct rlm_conn *c)
 {
-	atomic_fetch_add_explicit(&c->users, 1, memory_order_seq_cst);
-	family_called(&arena, c);
+	FAMILY_ENTER(&arena, c, users);
 }
 
 static inline void stream_leave(struct rlm_conn *c)
 {
-	atomic_fetch_sub_explicit(&c->users, 1, memory_order_seq_cst);
+	FAMILY_LEAVE(&arena, c, users);
 	stream_left(c);
 }
 
@@ -199,13 +198,6 @@ static inline void stream_enter_kernel(struct rlm_conn *c, bool *user)
 		return;
 	*user = false;
 	stream_leave(c);
-}
-
-// rx_inflight or tx_inflight. The kernel call follows, then the count goes down, then stream_left().
-static inline void stream_count_in(struct rlm_conn *c, _Atomic uint32_t *inflight)
-{
-	atomic_fetch_add_explicit(inflight, 1, memory_order_seq_cst);
-	family_called(&arena, c);
 }
 
 // Both locks, fd about to be closed for the last time: does what TCP would do with what is in the ring and owed.

@@ -65,11 +65,11 @@ void stream_note_rx(struct rlm_conn *c, const struct rlm_bound *b)
 void stream_break(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	log_warn("fd %d: the peer wrote nonsense into shared memory, connection reset", fd);
-	log_info("fd %d: receiving state %u round %u asked %u, frames %u of \"%c%c\", drain %lu, stash %lu, ring %lu to %lu; peer's round %u, "
-		 "end %lu, cut %lu; taken %ld",
+	log_info("fd %d: receiving state %u round %u asked %u, frames %u of \"%c%c\", drain %lu, past %u, ring %lu to %lu; peer's round %u, "
+		 "wish %u, end %lu, cut %lu; taken %ld",
 		 fd, b->rx_state, b->rx_round, b->rx_asked, b->frame_got, b->frame_got > 0 ? b->frame[0] : '-',
-		 b->frame_got > 1 ? b->frame[1] : '-', (unsigned long)b->drain, (unsigned long)(b->stash_to - b->stash_at),
-		 (unsigned long)b->rx.mine->tail, (unsigned long)b->rx.peer->head, b->rx.peer->tx_round,
+		 b->frame_got > 1 ? b->frame[1] : '-', (unsigned long)b->drain, b->rx_past,
+		 (unsigned long)b->rx.mine->tail, (unsigned long)b->rx.peer->head, b->rx.peer->tx_round, b->rx.peer->tx_wish,
 		 (unsigned long)b->rx.peer->end, (unsigned long)b->rx.peer->cut, (long)tcp_taken(fd));
 	stream_reset(b, fd);
 	atomic_fetch_or_explicit(&c->flags, RLM_CONN_BARRED, memory_order_relaxed);
@@ -106,7 +106,6 @@ struct rlm_conn *stream_open(int fd, bool nonblock)
 		return NULL;
 	}
 	family_hold(&arena, &arena.place, c);
-	atomic_store_explicit(&c->caller, arena.place.id, memory_order_relaxed);
 	if (nonblock)
 		atomic_store_explicit(&c->flags, RLM_CONN_NONBLOCK, memory_order_relaxed);
 	fd_set_entry(fd, FD_CONN, conn_index(&arena, c));
@@ -119,8 +118,6 @@ static bool has_unread(struct rlm_bound *b)
 	uint64_t n;
 
 	if (b->rx_broken)
-		return true;
-	if (b->stash_at != b->stash_to && b->rx_state != RX_RING && b->rx_state != RX_FRAMES)
 		return true;
 	if (b->rx_state != RX_RING && b->rx_state != RX_DRAIN)
 		return false;
@@ -175,9 +172,6 @@ void stream_leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd)
 		sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 	if (!b->gone)
 		cutover_rx_left(b);
-	if (b->stash)
-		sys_call2(SYS_munmap, b->stash, b->stash_size);
-	b->stash = NULL;
 }
 
 // A duplicate is under way to the broker, and must not delay what a close says to the peer: the end, or a reset when it throws bytes away or
@@ -257,11 +251,13 @@ static void close_last(struct rlm_conn *c, int fd)
 	bool mine;
 	long ghost;
 
+	if (conn_in_use(c))
+		stream_sweep(0); // those who are inside may be dead
 	if (!conn_in_use(c)) {
 		let_go(c, fd);
 		return;
 	}
-	mine = atomic_load_explicit(&c->caller, memory_order_seq_cst) == arena.place.id;
+	mine = family_is_inside(&arena, c);
 	ghost = mine ? sys_fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1;
 	if (ghost >= 0)
 		ghost = fd_make_internal((int)ghost);
@@ -284,6 +280,8 @@ void stream_forget(int fd)
 		atomic_fetch_add_explicit(&stream_closing, 1, memory_order_seq_cst);
 		fd_clear(fd);
 		helper_wait_unpinned(c);
+		if (stream_bound(c) && atomic_load_explicit(&c->refs, memory_order_relaxed) > 1)
+			stream_sweep(0); // it is the last one if the others are dead
 		if (family_release(&arena, c))
 			close_last(c, fd);
 		else if (stream_bound(c))
@@ -472,8 +470,15 @@ int stream_unsent(struct rlm_conn *c, int kernel)
 	return (int)queued;
 }
 
-// leftover: bytes that the peer put into the ring before it left may stay there, for us alone to read.
-static bool is_plain(struct rlm_conn *c, int fd, bool leftover)
+enum hurry {
+	HURRY_NOT, // until the ring is empty
+	HURRY_ASK, // the receiver has to ask back what is in there
+	HURRY_END, // it does not: it may keep what is in there
+};
+
+// leftover: bytes that the peer put into the ring before it left may stay there, for us alone to read. hurry: the peer does not read what we
+// have left there.
+static bool is_plain(struct rlm_conn *c, int fd, bool leftover, enum hurry hurry)
 {
 	struct rlm_bound *b;
 	uint64_t available;
@@ -483,7 +488,12 @@ static bool is_plain(struct rlm_conn *c, int fd, bool leftover)
 	b = stream_bound(c);
 	if (b && !b->tx_dead && !cutover_tx_is_plain(b)) {
 		b->tx_stop = 1;
+		if (hurry >= HURRY_ASK)
+			cutover_tx_need(b);
+		if (hurry == HURRY_END)
+			cutover_tx_end(b);
 		cutover_tx(c, b, fd, false);
+		cutover_tx_pay(b, fd);
 		stream_note_tx(c, b);
 		plain = cutover_tx_is_plain(b) || b->tx_dead;
 	}
@@ -527,6 +537,13 @@ bool stream_detach(struct rlm_conn *c, int fd)
 }
 
 #define LEAVE_TIMEOUT_MS 2000
+#define LEAVE_ASK_MS 20
+#define LEAVE_END_MS 500
+
+static enum hurry hurry_after(int ms)
+{
+	return ms < LEAVE_ASK_MS ? HURRY_NOT : ms < LEAVE_END_MS ? HURRY_ASK : HURRY_END;
+}
 
 static int to_kernel(struct rlm_conn *c, int fd, enum rlm_why why, bool leftover)
 {
@@ -548,7 +565,7 @@ static int to_kernel(struct rlm_conn *c, int fd, enum rlm_why why, bool leftover
 	rlm_lock_drop(&c->rx_lock);
 	rlm_lock_drop(&c->tx_lock);
 	for (int i = 0; i < LEAVE_TIMEOUT_MS * 5; i++) {
-		if (is_plain(c, fd, leftover)) {
+		if (is_plain(c, fd, leftover, hurry_after(i / 5))) {
 			stream_detach(c, fd);
 			return 0;
 		}

@@ -27,55 +27,84 @@ static void count_plain(struct rlm_conn *c, int fd, int64_t n, int flags)
 }
 
 // The connection of which this thread stays a user between settle() and receive(), because it has more to receive: the application may
-// have closed its descriptor since the call began.
+// have closed its descriptor since the call began. No signal handler comes in between.
 static __thread struct rlm_conn *kept;
 
-// After a kernel receive of a bound connection: how much of it is the caller's. Releases the count in rx_inflight.
-static int64_t settle(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int64_t n, int flags)
+static void keep(struct rlm_conn *c)
+{
+	stream_enter(c);
+	rlm_guard_enter();
+	kept = c;
+}
+
+// rx_lock. The thread is not counted any more: the cut may be behind us now.
+static void go_on(struct rlm_conn *c, struct rlm_bound *b, int fd)
+{
+	uint64_t available;
+
+	if (b->rx_state != RX_PLAIN && cutover_rx(c, b, fd, &available) == RX_WAY_BROKEN)
+		stream_break(c, b, fd);
+	stream_note_rx(c, b);
+}
+
+// rx_lock. The descriptor that the call was made with may be another socket's by now, while this one has others.
+static int descriptor_now(const struct rlm_conn *c, int fd)
+{
+	int now = stream_fd(c, fd);
+
+	if (now == fd && !stream_is_current(c, fd))
+		now = fd_of_conn(c);
+	return now < 0 ? fd : now; // it is being closed right now, and not before we drop the lock: see close_last()
+}
+
+void stream_came_out(struct rlm_conn *c, int fd)
 {
 	struct rlm_bound *b;
 
-	bool ended = n == 0;
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	fd = descriptor_now(c, fd);
+	if (b)
+		go_on(c, b, fd);
+	rlm_lock_drop(&c->rx_lock);
+	wake_conn(c);
+}
+
+// After a kernel receive of a bound connection: how much of it is the caller's. Releases the count in rx_inflight.
+static int64_t settle(struct rlm_conn *c, int fd, const struct rlm_inside *inside, int64_t n, int flags)
+{
+	struct rlm_bound *b;
 
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
-	fd = stream_fd(c, fd);
-	if (b && n > 0)
-		n = cutover_rx_returned(b, fd, iov, iovcnt, n, flags & MSG_PEEK);
-	if (b && ended) {
+	fd = descriptor_now(c, fd);
+	if (b && n == 0) {
 		if (cutover_rx_ended(b, fd))
 			n = STREAM_AGAIN;
-	} else if (b && n == -ECONNRESET) {
-		stream_break(c, b, fd);
-	} else if (n == 0 && !ended) {
-		n = STREAM_AGAIN; // nothing but frames
+	} else if (b) {
+		n = cutover_rx_returned(b, fd, n, flags & MSG_PEEK);
+		if (n == -ECONNRESET)
+			stream_break(c, b, fd);
+		if (n == 0) // nothing but frames
+			n = STREAM_AGAIN;
 	}
-	if (n == STREAM_AGAIN) {
-		stream_enter(c);
-		kept = c;
-	}
-	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
+	if (n == STREAM_AGAIN)
+		keep(c);
+	inside_leave(inside, &arena, c);
 	if (b)
-		stream_note_rx(c, b);
+		go_on(c, b, fd);
 	rlm_lock_drop(&c->rx_lock);
 	wake_conn(c);
 	stream_left(c);
 	return n;
 }
 
-static void leave_kernel(struct rlm_conn *c)
-{
-	atomic_fetch_sub_explicit(&c->rx_inflight, 1, memory_order_seq_cst);
-	wake_conn(c);
-	stream_left(c);
-}
-
-int64_t stream_plain_recv_end_bound(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, ssize_t n,
-				    int flags)
+int64_t stream_plain_recv_end_bound(struct rlm_conn *c, int fd, struct rlm_inside *inside, const struct iovec *iov, int iovcnt,
+				    ssize_t n, int flags)
 {
 	if (n > 0 || (n == 0 && iov_total(iov, iovcnt)))
-		return settle(c, fd, iov, iovcnt, n, flags);
-	leave_kernel(c);
+		return settle(c, fd, inside, n, flags);
+	stream_plain_recv_leave(c, fd, inside);
 	return n;
 }
 
@@ -86,7 +115,7 @@ static int64_t take_up_to_cut(struct rlm_conn *c, struct rlm_bound *b, int fd, s
 	uint64_t n;
 	struct cursor next = *at;
 	void *p = cursor_next(&next, most < limit ? most : limit, &n);
-	int64_t r = rx_take(b, fd, p, n, flags & MSG_PEEK);
+	int64_t r = rx_take(fd, p, n, flags & MSG_PEEK);
 
 	if (r > 0 && !(flags & MSG_PEEK)) {
 		at->offset += (size_t)r; // within the same entry: n did not cross it
@@ -109,6 +138,8 @@ struct receive {
 	struct cursor at;
 	uint64_t total, done;
 	struct deadline deadline; // with MSG_WAITALL, until it is set: when the call began
+	struct deadline patience; // with what is on its way
+	struct rlm_inside inside;
 	bool user;
 };
 
@@ -189,7 +220,7 @@ static void abandoned(void *arg)
 
 	if (r->user)
 		stream_leave(r->c);
-	leave_kernel(r->c);
+	stream_plain_recv_leave(r->c, r->fd, &r->inside);
 }
 
 // Counted in rx_inflight. For a call that has bytes already, the kernel would begin anew: with a whole SO_RCVTIMEO, and beyond the mark of urgent
@@ -225,24 +256,21 @@ static int64_t recv_in_kernel(struct receive *r)
 static int64_t from_kernel(struct receive *r)
 {
 	struct _pthread_cleanup_buffer cleanup;
-	struct iovec scratch[64];
 	struct cursor next;
 	uint64_t moved, step;
 	int64_t n;
 
-	stream_count_in(r->c, &r->c->rx_inflight);
+	inside_enter(&r->inside, &arena, r->c);
 	rlm_lock_drop(&r->c->rx_lock);
 	stream_enter_kernel(r->c, &r->user);
 	_pthread_cleanup_push(&cleanup, abandoned, r);
 	n = recv_in_kernel(r);
 	_pthread_cleanup_pop(&cleanup, 0);
 	count_plain(r->c, r->fd, n, r->flags);
-	if (n >= 0 && r->total > r->done && r->at.offset == 0) {
-		n = settle(r->c, r->fd, r->at.iov, r->at.left, n, r->flags);
-	} else if (n >= 0 && r->total > r->done) {
-		n = settle(r->c, r->fd, scratch, cursor_rest(&r->at, scratch, 64), n, r->flags);
+	if (n >= 0 && r->total > r->done) {
+		n = settle(r->c, r->fd, &r->inside, n, r->flags);
 	} else {
-		leave_kernel(r->c);
+		stream_plain_recv_leave(r->c, r->fd, &r->inside);
 		if (n == -EPERM && !(atomic_load_explicit(&r->c->flags, memory_order_relaxed) & RLM_CONN_BARRED))
 			n = STREAM_AGAIN; // in repair mode for a moment, see binding.c; not if the program set it
 	}
@@ -275,10 +303,26 @@ static void stay_user(struct receive *r)
 		stream_leave(r->c); // twice
 	r->user = true;
 	kept = NULL;
+	rlm_guard_leave();
 }
+
+#define ON_ITS_WAY_MS 20
 
 static int64_t would_block(struct receive *r, struct rlm_bound *b)
 {
+	const struct timespec moment = {.tv_nsec = 50000};
+	struct timespec left;
+
+	// What was readable stays so: the sender's helper is about to send it again.
+	if (cutover_rx_is_on_its_way(b)) {
+		be_user(r);
+		rlm_lock_drop(&r->c->rx_lock);
+		deadline_start(&r->patience, ON_ITS_WAY_MS * 1000000u);
+		if (!deadline_left(&r->patience, &left))
+			return finish(r, -EAGAIN);
+		sys_call2(SYS_nanosleep, &moment, NULL);
+		return GO_ON;
+	}
 	if (b->rx_state == RX_RING && cutover_rx_look_at_tcp(b, r->fd)) {
 		rlm_lock_drop(&r->c->rx_lock);
 		return GO_ON;
@@ -323,8 +367,10 @@ static int64_t wait_for_other(struct receive *r, struct rlm_bound *b)
 		stream_wait_event(r->c, seen, &moment); // it is on its way out
 		return GO_ON;
 	}
-	if (!atomic_load_explicit(&r->c->rx_inflight, memory_order_seq_cst))
+	if (!inside_others(r->c))
 		return GO_ON;
+	if (stream_forked) // it may be a process that is killed in there
+		helper_note_lent();
 	n = stream_wait_event(r->c, seen, &r->deadline);
 	return n < 0 ? finish(r, n) : GO_ON;
 }
@@ -383,10 +429,7 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 		return r->total == 0 ? 0 : got(r, (uint64_t)n, way == RX_WAY_LIMIT);
 	case RX_WAY_PLAIN:
 	case RX_WAY_SINGLE:
-		if (b->stash_at == b->stash_to)
-			return from_kernel(r);
-		n = take_up_to_cut(c, b, r->fd, &r->at, r->total - r->done, UINT64_MAX, r->flags);
-		break;
+		return from_kernel(r);
 	case RX_WAY_LIMIT:
 		n = take_up_to_cut(c, b, r->fd, &r->at, r->total - r->done, b->drain, r->flags);
 		if (n == -EAGAIN)

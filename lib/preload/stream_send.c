@@ -22,7 +22,7 @@ struct kernel_call {
 
 static void leave_kernel(struct rlm_conn *c)
 {
-	atomic_fetch_sub_explicit(&c->tx_inflight, 1, memory_order_seq_cst);
+	FAMILY_LEAVE(&arena, c, tx_inflight);
 	stream_left(c);
 }
 
@@ -171,7 +171,7 @@ static void spend_budget(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64
 	b->tx_budget = settings.test_flap;
 	if (settings.test_demote_after)
 		b->tx_stop = 1;
-	cutover_tx_end(b);
+	cutover_tx_wish(b);
 	cutover_tx(c, b, fd, false);
 	stream_note_tx(c, b);
 }
@@ -182,7 +182,7 @@ static int64_t forbidden_flags(struct rlm_conn *c, int fd, struct load *load, ui
 
 	if (r < 0)
 		return r;
-	stream_count_in(c, &c->tx_inflight);
+	FAMILY_ENTER(&arena, c, tx_inflight);
 	return kernel_send(c, fd, load, total, flags, false);
 }
 
@@ -231,7 +231,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 			return -EBADF; // being closed right now
 		}
 		if (!b || (!*user && !stream_is_current(c, fd))) {
-			stream_count_in(c, &c->tx_inflight);
+			FAMILY_ENTER(&arena, c, tx_inflight);
 			rlm_lock_drop(&c->tx_lock);
 			stream_enter_kernel(c, user);
 			n = kernel_send(c, fd, load, total - done, flags, *user);
@@ -271,6 +271,11 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 				stream_drop_often(c, b, &c->tx_lock, &b->tx_habit);
 				return (int64_t)done;
 			}
+			if (b->tx_stop && !b->tx_need) { // it may have to be read by somebody else: TCP has room
+				cutover_tx_need(b);
+				rlm_lock_drop(&c->tx_lock);
+				continue;
+			}
 			helper_note_full(b);
 			if (conn_is_nonblock(c, flags)) {
 				b->tx_blocked++;
@@ -294,7 +299,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 				rlm_lock_drop(&c->tx_lock);
 				return n;
 			}
-			stream_count_in(c, &c->tx_inflight);
+			FAMILY_ENTER(&arena, c, tx_inflight);
 			rlm_lock_drop(&c->tx_lock);
 			stream_enter_kernel(c, user);
 			n = kernel_send(c, fd, load, total - done, flags, *user);

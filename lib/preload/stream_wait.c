@@ -91,6 +91,7 @@ static int wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	uint64_t head = b->rx.cached, start;
 	uint32_t round = atomic_load_explicit(&peer->tx_round, memory_order_relaxed), bell, events;
 	bool ready, tcp = false, asked = b->rx_asked;
+	short news = b->rx_past ? POLLIN | POLLRDHUP : POLLRDHUP; // CUT is for whoever is still in the kernel
 	int r;
 
 	rlm_lock_drop(&c->rx_lock);
@@ -107,9 +108,9 @@ static int wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	ready = (!asked && atomic_load_explicit(&peer->head, memory_order_acquire) != head) ||
 		atomic_load_explicit(&peer->tx_round, memory_order_acquire) != round;
 	if (!ready)
-		ready = tcp = sys_poll_now(fd, POLLIN | POLLRDHUP) != 0;
+		ready = tcp = sys_poll_now(fd, news) != 0;
 	if (!ready && d->set)
-		sleep_until(&sleep, fd, POLLIN | POLLRDHUP, d);
+		sleep_until(&sleep, fd, news, d);
 	else if (!ready)
 		sleep_forever(&sleep, bell, events);
 	woken(&sleep);
@@ -139,6 +140,7 @@ static int wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	struct sleep sleep = {c, b, 0, 0};
 	uint64_t tail = b->tx.cached, start;
 	uint32_t bell, events;
+	short closed;
 	bool ready;
 
 	rlm_lock_drop(&c->tx_lock);
@@ -149,14 +151,15 @@ static int wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	if (d->set)
 		bells_prepare(b->doorbell_mine);
 	start = sys_ticks();
+	closed = b->tx_probed ? 0 : POLLRDHUP; // after that only an error is news
 	bell = atomic_load_explicit(&peer->bell, memory_order_acquire);
 	events = atomic_load_explicit(&c->events, memory_order_acquire);
 	wake_listen(b, sleep.bit);
 	ready = atomic_load_explicit(&peer->tail, memory_order_acquire) != tail ||
-		cutover_tx_is_asked(b) || b->tx_stop || b->tx_dead ||
-		b->tx_state != TX_RING || sys_poll_now(fd, POLLRDHUP) != 0;
+		cutover_tx_is_asked(b) || (b->tx_stop && !b->tx_need) || b->tx_dead ||
+		b->tx_state != TX_RING || sys_poll_now(fd, closed) != 0;
 	if (!ready && d->set)
-		sleep_until(&sleep, fd, POLLRDHUP, d);
+		sleep_until(&sleep, fd, closed, d);
 	else if (!ready)
 		sleep_forever(&sleep, bell, events);
 	else
@@ -199,11 +202,6 @@ int stream_wait_tcp_writable(struct rlm_conn *c, int fd, struct deadline *d)
 	r = REAL(ppoll)(&p, 1, d->set ? &left : NULL, NULL);
 	_pthread_cleanup_pop(&cleanup, 0);
 	return r == 0 ? -EAGAIN : r < 0 ? -errno : 0;
-}
-
-void stream_wake(struct rlm_conn *c)
-{
-	wake_conn(c);
 }
 
 int stream_wait_event(struct rlm_conn *c, uint32_t seen, struct deadline *d)

@@ -47,7 +47,7 @@ static void write_region(struct input *in, struct rlm_slot_shared *slot, const s
 	const struct rlm_slot_shared *mine = e->b.tx.mine;
 	uint8_t field = next(in);
 
-	switch (field % 9) {
+	switch (field % 12) {
 	case 0:
 		slot->tx_round = (uint32_t)next_value(in, 2 * e->b.rx_round);
 		break;
@@ -71,6 +71,15 @@ static void write_region(struct input *in, struct rlm_slot_shared *slot, const s
 		break;
 	case 7:
 		slot->waiting = (uint32_t)next_word(in);
+		break;
+	case 8:
+		slot->rx_past = (uint32_t)next_value(in, e->b.tx_round);
+		break;
+	case 9:
+		slot->rx_leave = (uint32_t)next_value(in, e->b.tx_round);
+		break;
+	case 10:
+		slot->tx_wish = (uint32_t)next_value(in, 2 * e->b.rx_round);
 		break;
 	default:
 		slot->epoch = field < 240 ? EPOCH : next(in);
@@ -145,6 +154,10 @@ static void step(struct input *in, struct pair *p)
 	case 14:
 		if (what & 16)
 			e->b.tx_stop ^= 1;
+		else if (what & 32)
+			cutover_tx_wish(&e->b);
+		else if (what & 64)
+			cutover_tx_need(&e->b);
 		else
 			cutover_tx_end(&e->b);
 		break;

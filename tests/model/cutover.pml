@@ -18,10 +18,10 @@
 #define READERS 2
 #endif
 
-// TCP carries payload (1 .. BYTES) and frames. END is two bytes long, so that it can arrive in parts.
+// TCP carries payload (1 .. BYTES) and frames. END is two bytes long, so that it can arrive in parts; the first may be sent ahead, as a probe.
 #define CUT 100
-#define END2 101
-#define END1 110 // + ring position
+#define END1 101
+#define END2 110 // + ring position
 #ifdef BROKEN_NO_CUT
 #define FRAMES_SIZE 2 // [19] nothing wakes who sleeps in the kernel
 #else
@@ -38,7 +38,7 @@ bit fin; // follows what is in tcp
 
 // struct rlm_slot_shared, the sender's and the receiver's
 byte head, cut, end_at, tx_round;
-byte tail, rx_ready, rx_ask;
+byte tail, rx_ready, rx_ask, rx_past;
 byte ring[RING];
 
 // The kernels' counts
@@ -73,6 +73,12 @@ active proctype Killer()
 #define MAY_PROMOTE (!OWES) // [3]
 #endif
 
+#ifdef BROKEN_END_BEFORE_PAST
+#define IS_PAST true
+#else
+#define IS_PAST (rx_past == r) // [16] whoever is in the kernel since before the cut would take what follows END for payload
+#endif
+
 #ifdef STAYS // nobody ends a round: what must go on by itself, does
 #define MAY_END false
 #else
@@ -83,14 +89,15 @@ active proctype Sender()
 {
 	byte r, n, next = 1, resend_at, resend_to;
 	byte o_end; // bytes of END that TCP has not taken
-	bit o_cut, on_ring;
+	bit o_cut, on_ring, probed;
 
 	{
 		do
 		// What is owed, by whoever comes next
 		:: atomic { o_cut && ROOM -> tcp!CUT; sent++; o_cut = 0 }
-		:: atomic { !o_cut && o_end == 2 && ROOM -> tcp!END1 + end_at; sent++; o_end = 1 }
-		:: atomic { !o_cut && o_end == 1 && ROOM -> tcp!END2; sent++; o_end = 0 }
+		:: atomic { !o_cut && o_end == 2 && ROOM -> tcp!END1; sent++; o_end = 1 }
+		:: atomic { !o_cut && o_end == 1 && ROOM -> tcp!END2 + end_at; sent++; o_end = 0; probed = 0 }
+		:: atomic { !o_cut && on_ring && !probed && MAY_END && ROOM -> tcp!END1; sent++; probed = 1 }
 		:: atomic {
 			!o_cut && !o_end && resend_at < resend_to && ROOM ->
 			tcp!ring[resend_at % RING];
@@ -150,17 +157,17 @@ active proctype Sender()
 			fi
 
 		// End, because the sender wants it
-		:: on_ring && MAY_END ->
+		:: on_ring && MAY_END && IS_PAST ->
 			end_at = head;
-			d_step { tx_round = 2 * r; on_ring = 0; o_end = 2 }
+			d_step { tx_round = 2 * r; on_ring = 0; o_end = 2 - probed }
 
 		// End, because the receiver asked
-		:: on_ring && rx_ask == r ->
+		:: on_ring && rx_ask == r && IS_PAST ->
 			end_at = tail;
 			d_step {
 				tx_round = 2 * r;
 				on_ring = 0;
-				o_end = 2;
+				o_end = 2 - probed;
 #ifdef BROKEN_RESEND_FROM_HEAD
 				resend_at = head; // [7]
 #else
@@ -169,7 +176,7 @@ active proctype Sender()
 				resend_to = head
 			}
 
-		:: next > BYTES && !OWES -> break
+		:: next > BYTES && !o_cut && resend_at == resend_to -> break // END, if owed, has nothing behind it
 		od
 	} unless { killed }
 	fin = 1
@@ -184,16 +191,11 @@ byte round, n_cut, frame_got, frame_pos;
 byte inside; // threads in a receive of the kernel
 bit rx_lock, asked, eof, left;
 
-// Payload beyond END that one receive of the kernel gave
-byte stash, stash_first;
-bit stash_late; // comes after the ring of the current round
-
 // The last round that ended: its `end`, the head it had, the TCP position after END
 byte last_end, last_head, last_pos;
 
 byte expected = 1;
 
-#define STASH_FIRST (stash > 0 && !stash_late)
 #define MISSING (last_head > last_end && taken - last_pos < last_head - last_end)
 
 inline deliver(x)
@@ -202,11 +204,8 @@ inline deliver(x)
 	expected++
 }
 
-#ifdef BROKEN_MISSED_ROUND
-#define BEGUN (tx_round == 2 * round - 1)
-#else
-#define BEGUN (tx_round >= 2 * round - 1) // [8] it may have ended already
-#endif
+#define BEGUN (tx_round >= 2 * round - 1)
+#define PAST (rx_past == round)
 
 #define IS_VOID (tx_round == 2 * round && end_at == VOID)
 
@@ -215,8 +214,8 @@ inline look()
 {
 	if
 	:: IS_VOID && (state == READY || state == DRAIN || state == ON_RING) ->
-		state = PLAIN; asked = 0; n_cut = 0
-	:: !IS_VOID && state == READY && BEGUN -> n_cut = cut; state = DRAIN; frame_got = 0
+		state = PLAIN; asked = 0; n_cut = 0; frame_got = 0
+	:: !IS_VOID && state == READY && BEGUN -> n_cut = cut; state = DRAIN
 	:: else
 	fi
 }
@@ -244,6 +243,12 @@ inline finish(from, to)
 #define FEW (inside <= 1)
 #endif
 
+#ifdef BROKEN_PAST_WITH_READER
+#define NONE_INSIDE true
+#else
+#define NONE_INSIDE (inside == 0) // [8]
+#endif
+
 #define KERNEL 1 // why a thread is in the kernel
 #define TO_CUT 2
 #define TO_END 3
@@ -251,7 +256,7 @@ inline finish(from, to)
 
 proctype Reader()
 {
-	byte why, limit, n, np, nf, nx, over, first, x, c, at;
+	byte why, limit, n, np, nf, over, x, c, at;
 
 again:
 	do
@@ -261,16 +266,25 @@ again:
 	:: atomic { !eof && left && SOME -> tcp?x; deliver(x) }
 	:: atomic { !eof && left && !SOME && fin -> eof = 1; assert(expected == accepted + 1) }
 
-	:: atomic { !eof && !left && !rx_lock && STASH_FIRST -> deliver(stash_first); stash--; stash_first++ }
+	// The ring is open as soon as everything before the cut was taken, whoever is in the kernel
+	:: atomic { !eof && !left && !rx_lock && state == READY && BEGUN && (inside == 0 || taken >= cut) -> look() }
 
-	:: atomic { !eof && !left && !rx_lock && state == READY && BEGUN -> look() }
+	// Nobody is there any more since before the cut: all that the kernel gave is accounted for
+	:: atomic {
+		!eof && !left && !rx_lock && (state == DRAIN || state == ON_RING) && !PAST && !IS_VOID && NONE_INSIDE ->
+		if
+		:: taken > n_cut -> frame_got = taken - n_cut
+		:: else -> frame_got = 0
+		fi;
+		rx_past = round
+	   }
 
 	// A round that never was
 	:: atomic { !eof && !left && (state == DRAIN || state == ON_RING) && IS_VOID -> look() }
 
 	// Into the kernel
 	:: atomic {
-		!eof && !left && !rx_lock && !STASH_FIRST &&
+		!eof && !left && !rx_lock &&
 		(state == PLAIN || (state == READY && !BEGUN && ALONE)) ->
 		inside++; why = KERNEL;
 		if
@@ -278,13 +292,13 @@ again:
 		:: limit = 1
 		fi
 	   } goto kernel
-	:: atomic { !eof && !left && !STASH_FIRST && state == DRAIN && taken < n_cut && ALONE ->
+	:: atomic { !eof && !left && state == DRAIN && taken < n_cut && ALONE ->
 		inside++; why = TO_CUT; limit = n_cut - taken } goto kernel
-	:: atomic { !eof && !left && state == FRAMES && frame_got < FRAMES_SIZE && ALONE ->
+	:: atomic { !eof && !left && state == FRAMES && PAST && frame_got < FRAMES_SIZE && ALONE ->
 		inside++; why = TO_END; limit = FRAMES_SIZE - frame_got } goto kernel
 
 	// The ring
-	:: atomic { !eof && !left && !STASH_FIRST && state == DRAIN && taken >= n_cut && !IS_VOID ->
+	:: atomic { !eof && !left && state == DRAIN && taken >= n_cut && !IS_VOID ->
 		state = ON_RING }
 	:: atomic {
 		!eof && !left && !rx_lock && state == ON_RING &&
@@ -311,7 +325,7 @@ again:
 		tail = head; // [12] C..head came by TCP: the next round begins with an empty ring
 #endif
 		n_cut = 0; frame_pos = 0; frame_got = 0;
-		asked = 0; stash_late = 0; state = PLAIN
+		asked = 0; state = PLAIN
 	   }
 
 	// The end of the stream. `fin` is seen before the words are looked at a last time
@@ -323,7 +337,7 @@ again:
 kernel:
 	atomic {
 		(SOME || fin) ->
-		n = 0; np = 0; nf = 0; nx = 0;
+		n = 0; np = 0; nf = 0;
 		do
 		:: n < limit && SOME ->
 			tcp?x;
@@ -333,16 +347,11 @@ kernel:
 			:: !IS_PAYLOAD(x) ->
 				nf++;
 				if
-				:: x >= END1 -> frame_pos = x - END1
+				:: x >= END2 -> frame_pos = x - END2
 				:: else
 				fi
 			:: IS_PAYLOAD(x) && nf == 0 -> np++; deliver(x)
-			:: else ->
-				if
-				:: nx == 0 -> first = x
-				:: else
-				fi;
-				nx++
+			:: else -> assert(false) // payload behind frames: it could not be told from what comes before the cut
 			fi
 		:: else -> break
 		od;
@@ -377,24 +386,15 @@ kernel:
 #endif
 			assert(!(n == 0 && state == DRAIN && taken < n_cut)); // the cut lies within the stream
 			if
-			:: (state == DRAIN || state == ON_RING || state == FRAMES) && c > n_cut && n > 0 ->
-				over = c - n_cut;
-				assert(np == n - over);
-#ifndef BROKEN_NO_STASH
+			:: (state == DRAIN || state == ON_RING) && n > 0 ->
 				if
-				:: over > FRAMES_SIZE - frame_got ->
-					stash = over - (FRAMES_SIZE - frame_got); // [16]
-					over = FRAMES_SIZE - frame_got;
-					stash_first = first;
-					stash_late = 1;
-					assert(stash == nx)
-				:: else
+				:: c > n_cut -> over = c - n_cut
+				:: else -> over = 0
 				fi;
-#endif
-				assert(nf == over);
-				frame_got = frame_got + over
-			:: (state == PLAIN || state == READY || c <= n_cut) && n > 0 ->
-				assert(nf == 0 && nx == 0)
+				assert(over - frame_got == nf && nf <= 2);
+				frame_got = over
+			:: (state == PLAIN || state == READY || state == FRAMES) && n > 0 ->
+				assert(nf == 0)
 			:: n == 0 && (state == PLAIN || state == READY) && !eof ->
 				if
 				:: MISSING -> finish(last_end + taken - last_pos, last_head)
@@ -410,7 +410,7 @@ kernel:
 			:: else
 			fi
 		fi;
-		n = 0; np = 0; nf = 0; nx = 0; over = 0; first = 0; c = 0; limit = 0; why = 0
+		n = 0; np = 0; nf = 0; over = 0; c = 0; limit = 0; why = 0
 	}
 	goto again;
 done:
@@ -456,7 +456,7 @@ active proctype Control()
 			i = 0
 		}
 	:: atomic {
-		!eof && state == PLAIN && !stash && inside == 0 && ALL_HERE ->
+		!eof && state == PLAIN && inside == 0 && ALL_HERE ->
 		left = 1; break
 	   }
 	od

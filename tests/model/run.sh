@@ -21,8 +21,9 @@ variants() {
 	cutover halts -DREADERS=2 -DROUNDS=1 -DBYTES=2
 	cutover wrong -DREADERS=1 -DBROKEN_FREE_BEFORE_READ
 	cutover stuck -DREADERS=1 -DSTAYS -DBROKEN_NO_CUT
+	cutover stuck -DBROKEN_END_BEFORE_PAST
 	END
-	for v in $(grep -o 'BROKEN_[A-Z_]*' cutover.pml | sort -u | grep -v -e NO_CUT -e FREE_BEFORE_READ); do
+	for v in $(grep -o 'BROKEN_[A-Z_]*' cutover.pml | sort -u | grep -v -e NO_CUT -e FREE_BEFORE_READ -e END_BEFORE_PAST); do
 		echo "cutover wrong -D$v"
 	done
 	cat <<-END

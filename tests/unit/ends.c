@@ -116,8 +116,6 @@ void pair_open(struct pair *p, uint64_t ring_size)
 void pair_close(struct pair *p)
 {
 	for (int i = 0; i < 2; i++) {
-		if (p->end[i].b.stash)
-			munmap(p->end[i].b.stash, p->end[i].b.stash_size);
 		if (p->end[i].fd >= 0)
 			close(p->end[i].fd);
 		region_close(&p->region[i]);
@@ -152,18 +150,13 @@ int64_t end_send(struct end *e, const void *data, uint64_t n)
 
 static int64_t from_kernel(struct end *e, void *data, uint64_t n, bool peek)
 {
-	// Three pieces, the middle one empty: what goes to the stash may begin in any.
-	struct iovec iov[3] = {{data, n / 3}, {data, 0}, {(uint8_t *)data + n / 3, n - n / 3}};
-	struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 3};
 	int64_t r, mine;
 
 	e->conn.rx_inflight++;
-	r = recvmsg(e->fd, &msg, MSG_DONTWAIT | (peek ? MSG_PEEK : 0));
-	if (r < 0)
-		r = -errno;
+	r = sys_recv(e->fd, data, n, MSG_DONTWAIT | (peek ? MSG_PEEK : 0));
 	mine = r;
 	if (r > 0)
-		mine = cutover_rx_returned(&e->b, e->fd, iov, 3, r, peek);
+		mine = cutover_rx_returned(&e->b, e->fd, r, peek);
 	else if (r == 0 && n && cutover_rx_ended(&e->b, e->fd))
 		mine = -EAGAIN;
 	must(mine <= r || mine == -EAGAIN);
@@ -173,12 +166,12 @@ static int64_t from_kernel(struct end *e, void *data, uint64_t n, bool peek)
 	return mine;
 }
 
-static int64_t from_stash_or_cut(struct end *e, void *data, uint64_t n, uint64_t limit, bool peek)
+static int64_t up_to_cut(struct end *e, void *data, uint64_t n, bool peek)
 {
-	int64_t r = rx_take(&e->b, e->fd, data, n < limit ? n : limit, peek);
+	int64_t r = rx_take(e->fd, data, n < e->b.drain ? n : e->b.drain, peek);
 
 	must(r <= (int64_t)n);
-	if (r > 0 && !peek && e->b.drain)
+	if (r > 0 && !peek)
 		e->b.drain -= (uint64_t)r;
 	return r;
 }
@@ -211,14 +204,12 @@ int64_t end_recv(struct end *e, void *data, uint64_t n, bool peek)
 		switch (way) {
 		case RX_WAY_PLAIN:
 		case RX_WAY_SINGLE:
-			if (e->b.stash_at != e->b.stash_to)
-				return from_stash_or_cut(e, data, n, UINT64_MAX, peek);
 			r = from_kernel(e, data, n, peek);
 			if (r == -EAGAIN)
 				break;
 			return r;
 		case RX_WAY_LIMIT:
-			return from_stash_or_cut(e, data, n, e->b.drain, peek);
+			return up_to_cut(e, data, n, peek);
 		case RX_WAY_RING:
 			return from_ring(e, data, n, available, peek);
 		case RX_WAY_WAIT:

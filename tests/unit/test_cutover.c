@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 
 #include "ends.h"
+#include "inside.h"
 #include "sys.h"
 
 enum { RING = 4096, ROUNDS = UNIT_SANITIZED ? 100 : 400 };
@@ -164,9 +165,11 @@ static void test_full_ring(void **state)
 	}
 }
 
+// Without asking first.
 static void end_by_sender(void)
 {
 	S->b.tx_stop = 1;
+	assert_true(cutover_tx_end(&S->b));
 	send_exactly(50);
 	S->b.tx_stop = 0;
 	assert_true(cutover_tx_is_plain(&S->b));
@@ -220,42 +223,145 @@ static void test_sender_dies_while_resending(void **state)
 	}
 }
 
-// The round is over before the receiver looks for the first time.
-static void test_missed_round(void **state)
+// The sender goes on until the receiver has emptied the ring, so that nothing stays in there behind the end. END waits for what follows it.
+static void test_sender_wishes(void **state)
 {
-	for (int i = 0; i < 20; i++) {
-		offer();
+	for (uint32_t round = 1; round <= 30; round++) {
+		promote();
+		assert_int_equal(SLOT->tx_round, 2 * round - 1);
 		send_exactly(700);
-		end_by_sender();
-		receive_exactly(750);
+		receive_exactly(200);
+		if (round % 3 == 0)
+			cutover_tx_wish(&S->b);
+		else if (round % 3 == 1)
+			S->b.tx_stop = 1;
+		else
+			cutover_rx_leave(&R->b);
+		send_exactly(50);
+		assert_int_equal(S->b.tx_state, TX_RING);
+		assert_int_equal(SLOT->tx_wish, 2 * round - 1);
+		receive_exactly(550);
+		assert_false(R->b.rx_told);
+		receive_nothing();
+		assert_true(R->b.rx_told);
+		assert_int_equal(cutover_tx(&S->conn, &S->b, S->fd, false), TX_WAY_PLAIN);
+		assert_true(cutover_tx_owes(&S->b));
+		assert_int_equal(SLOT->end, SLOT->head);
+		R->b.rx_stop = 1;
+		send_exactly(10);
+		receive_exactly(10);
+		S->b.tx_stop = 0;
+		assert_true(cutover_rx_is_settled(&R->b, R->fd));
+		assert_int_equal(tcp_written(S->fd), 20 * round); // CUT, END, 10 bytes
 	}
-	offer();
-	send_exactly(1);
-	cutover_tx_end(&S->b);
-	assert_true(cutover_tx_owes(&S->b));
-	send_exactly(7);
-	receive_exactly(8);
 }
 
-// The same round ends where the sender is: nothing comes twice, and what is in the ring can be read all the while.
-static void test_receiver_leaves(void **state)
+// Who wants to have the END gets it.
+static void test_lazy_end(void **state)
 {
-	for (uint64_t i = 0; i < 30; i++) {
+	promote();
+	S->b.tx_stop = 1;
+	cutover_tx(&S->conn, &S->b, S->fd, false);
+	receive_nothing();
+	cutover_tx(&S->conn, &S->b, S->fd, false);
+	assert_int_equal(R->b.rx_state, RX_FRAMES);
+	cutover_rx_ask(&R->b);
+	receive_nothing();
+	cutover_tx(&S->conn, &S->b, S->fd, false);
+	receive_nothing();
+	assert_true(cutover_tx_is_plain(&S->b) && cutover_rx_is_plain(&R->b));
+	S->b.tx_stop = 0;
+	promote();
+	S->b.tx_stop = 1;
+	cutover_tx(&S->conn, &S->b, S->fd, false);
+	assert_true(cutover_tx_owes(&S->b));
+	cutover_tx_pay(&S->b, S->fd);
+	assert_true(cutover_tx_is_plain(&S->b));
+}
+
+// The receiver does not read, and the sender must leave: it has the rest asked back.
+static void test_sender_needs(void **state)
+{
+	for (uint32_t round = 1; round <= 20; round++) {
 		promote();
-		send_exactly(3000);
-		receive_exactly(1000 - i);
-		cutover_rx_leave(&R->b);
-		receive_exactly(500);
-		send_exactly(40);
-		assert_int_equal(S->b.tx_state, TX_PLAIN);
-		assert_int_equal(SLOT->end, SLOT->head);
-		assert_int_equal(cutover_rx_unread(&R->conn, &R->b, R->fd), 1540 + i);
-		receive_exactly(1540 + i);
+		send_exactly(700);
+		receive_exactly(200);
+		cutover_tx_need(&S->b);
+		send_exactly(50);
+		assert_int_equal(S->b.tx_state, TX_RING);
+		assert_int_equal(SLOT->tx_wish, 2 * round);
+		receive_nothing(); // answers
+		assert_true(R->b.rx_asked && cutover_rx_is_on_its_way(&R->b));
+		R->b.rx_stop = 1;
+		assert_int_equal(cutover_rx_unread(&R->conn, &R->b, R->fd), 550);
+		assert_int_equal(cutover_tx(&S->conn, &S->b, S->fd, false), TX_WAY_PLAIN);
+		assert_int_equal(SLOT->end, R->b.rx.mine->tail);
+		assert_int_equal(cutover_rx_unread(&R->conn, &R->b, R->fd), 550);
+		receive_exactly(550);
 		assert_true(cutover_rx_is_settled(&R->b, R->fd));
+		assert_int_equal(tcp_written(S->fd), 560 * round); // CUT, END, 550 bytes
+	}
+}
+
+// Nothing is in the ring: there is nothing to ask for.
+static void test_sender_wishes_with_nothing_left(void **state)
+{
+	promote();
+	S->b.tx_stop = 1;
+	send_exactly(50);
+	assert_int_equal(S->b.tx_state, TX_PLAIN);
+	assert_int_equal(SLOT->tx_wish, 0);
+	R->b.rx_stop = 1;
+	receive_exactly(50);
+	assert_true(cutover_rx_is_plain(&R->b));
+}
+
+// Somebody may be in the receiver's kernel since before the cut, and would take what follows END for payload.
+static void test_not_past(void **state)
+{
+	for (uint32_t round = 1; round <= 20; round++) {
+		offer();
+		send_exactly(700);
+		assert_int_equal(S->b.tx_state, TX_RING);
+		assert_false(cutover_tx_end(&S->b));
+		S->b.tx_stop = 1;
+		send_exactly(50);
+		assert_int_equal(S->b.tx_state, TX_RING);
+		receive_exactly(750);
+		assert_int_equal(p.region[1].slot->rx_past, round);
 		send_exactly(5);
-		assert_int_equal(S->b.tx_state, TX_PLAIN);
+		assert_true(cutover_tx_is_plain(&S->b));
+		S->b.tx_stop = 0;
 		receive_exactly(5);
 	}
+}
+
+// The receiver has closed its sending side. Whether it is still there is found out with the first byte of END.
+static void test_probe(void **state)
+{
+	promote();
+	send_exactly(100);
+	shutdown(R->fd, SHUT_WR);
+	S->b.tx_stop = 1;
+	send_exactly(50);
+	assert_int_equal(S->b.tx_state, TX_RING);
+	assert_int_equal(tcp_written(S->fd), 2); // CUT and a byte
+	send_exactly(50);
+	assert_int_equal(tcp_written(S->fd), 2);
+	receive_exactly(200);
+	R->b.rx_stop = 1;
+	send_exactly(5);
+	assert_true(cutover_tx_is_plain(&S->b));
+	receive_exactly(5);
+	assert_true(cutover_rx_is_plain(&R->b));
+	restart();
+	promote();
+	send_exactly(100);
+	close(R->fd); // with bytes unread, as when it is killed
+	R->fd = -1;
+	S->b.tx_stop = 1;
+	send_exactly(50);
+	assert_int_equal(end_send_pattern(S, 0, 50), -EPIPE);
 }
 
 static void test_receiver_asks(void **state)
@@ -354,17 +460,73 @@ static void test_no_promotion(void **state)
 	R->conn.rx_inflight = 0;
 }
 
+// Another thread is in the kernel: as long as it can take bytes that come before the cut, nobody else can go on.
 static void test_busy(void **state)
 {
 	uint64_t available;
+	uint8_t data[20];
 
 	offer();
 	R->conn.rx_inflight = 1;
 	assert_int_equal(cutover_rx(&R->conn, &R->b, R->fd, &available), RX_WAY_BUSY);
+	S->b.tx_stop = 1;
+	send_exactly(5);
+	S->b.tx_stop = 0;
 	send_exactly(9);
 	assert_int_equal(cutover_rx(&R->conn, &R->b, R->fd, &available), RX_WAY_BUSY);
-	R->conn.rx_inflight = 0;
+	assert_int_equal(sys_recv(R->fd, data, 5, 0), 5);
+	assert_int_equal(cutover_rx_returned(&R->b, R->fd, 5, false), 5);
+	R->received += 5;
+	// Still inside, it can take frames only. The ring is open, the frame stays to wake it.
 	receive_exactly(9);
+	assert_false(R->b.rx_past);
+	assert_false(cutover_rx_look_at_tcp(&R->b, R->fd));
+	assert_int_equal(sys_recv(R->fd, data, 5, 0), 1);
+	assert_int_equal(cutover_rx_returned(&R->b, R->fd, 1, false), 0);
+	assert_int_equal(cutover_rx(&R->conn, &R->b, R->fd, &available), RX_WAY_WAIT);
+	assert_false(R->b.rx_past);
+	R->conn.rx_inflight = 0;
+	assert_int_equal(cutover_rx(&R->conn, &R->b, R->fd, &available), RX_WAY_WAIT);
+	assert_true(R->b.rx_past);
+	end_by_sender();
+	receive_exactly(50);
+}
+
+// The thread in the kernel is our own, interrupted by a signal handler that receives: it takes nothing as long as that runs. Then its call
+// returns what it had, or is restarted.
+static void test_handler_receives(void **state)
+{
+	static const struct rlm_arena nobody;
+	struct rlm_inside outer;
+	uint64_t available;
+	uint8_t data[20];
+
+	for (int restarted = 0; restarted < 2; restarted++) {
+		offer();
+		S->b.tx_stop = 1;
+		send_exactly(8);
+		inside_enter(&outer, &nobody, &R->conn);
+		receive_exactly(2);
+		S->b.tx_stop = 0;
+		send_exactly(9);
+		if (!restarted)
+			assert_int_equal(sys_recv(R->fd, data, 20, 0), 7);
+		else
+			receive_exactly(6);
+		R->received += restarted ? 0 : 6;
+		receive_exactly(9);
+		assert_false(R->b.rx_past);
+		if (restarted)
+			assert_int_equal(sys_recv(R->fd, data, 20, 0), 1);
+		assert_int_equal(cutover_rx_returned(&R->b, R->fd, restarted ? 1 : 7, false), restarted ? 0 : 6);
+		inside_leave(&outer, &nobody, &R->conn);
+		assert_null(rlm_inside);
+		assert_int_equal(cutover_rx(&R->conn, &R->b, R->fd, &available), RX_WAY_WAIT);
+		assert_true(R->b.rx_past);
+		end_by_sender();
+		receive_exactly(50);
+		restart();
+	}
 }
 
 static void expect_pattern(const uint8_t *data, uint64_t n, uint64_t at)
@@ -373,13 +535,11 @@ static void expect_pattern(const uint8_t *data, uint64_t n, uint64_t at)
 		assert_int_equal(data[i], pattern(0, at + i));
 }
 
-// A thread is inside the kernel's receive while the whole round passes: it comes back with payload, CUT, END and
-// payload in one.
-static void overshoot(uint64_t before, uint64_t ring, uint64_t after, uint64_t first, uint64_t second)
+// A thread is inside the kernel's receive while the round begins, and the sender already sees that we have closed our side: it comes back
+// with payload, CUT and the first byte of END in one.
+static void overshoot(uint64_t before, uint64_t ring, bool probed)
 {
-	uint8_t *a = malloc(first + 1), *b = malloc(second + 1), *c = malloc(4096), joined[4096];
-	struct iovec iov[4] = {{a, first}, {b, second}, {c, 0}, {c, 4096}};
-	struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 4};
+	uint8_t data[4096];
 	int64_t n;
 
 	S->b.tx_stop = 1;
@@ -391,40 +551,37 @@ static void overshoot(uint64_t before, uint64_t ring, uint64_t after, uint64_t f
 	R->conn.rx_inflight = 1;
 	S->b.tx_stop = 0;
 	send_exactly(ring);
-	S->b.tx_stop = 1;
-	if (after)
-		send_exactly(after);
-	else
-		assert_int_equal(cutover_tx(&S->conn, &S->b, S->fd, false), TX_WAY_PLAIN);
-	n = recvmsg(R->fd, &msg, MSG_DONTWAIT | MSG_PEEK);
-	assert_int_equal(n, before + 10 + after);
-	assert_int_equal(cutover_rx_returned(&R->b, R->fd, iov, 4, n, true), before);
+	if (probed) {
+		S->b.tx_stop = 1;
+		shutdown(R->fd, SHUT_WR);
+		send_exactly(1);
+	}
+	n = sys_recv(R->fd, data, sizeof(data), MSG_DONTWAIT | MSG_PEEK);
+	assert_int_equal(n, before + 1 + probed);
+	assert_int_equal(cutover_rx_returned(&R->b, R->fd, n, true), before);
 	assert_int_equal(R->b.rx_state, RX_READY);
-	n = recvmsg(R->fd, &msg, MSG_DONTWAIT);
-	assert_int_equal(n, before + 10 + after);
-	assert_int_equal(cutover_rx_returned(&R->b, R->fd, iov, 4, n, false), before);
+	n = sys_recv(R->fd, data, sizeof(data), MSG_DONTWAIT);
+	assert_int_equal(n, before + 1 + probed);
+	assert_int_equal(cutover_rx_returned(&R->b, R->fd, n, false), before);
 	R->conn.rx_inflight = 0;
-	memcpy(joined, a, first);
-	memcpy(joined + first, b, second);
-	memcpy(joined + first + second, c, 4096 - first - second);
-	expect_pattern(joined, before, R->received);
+	expect_pattern(data, before, R->received);
 	R->received += before;
-	receive_exactly(ring + after);
+	receive_exactly(ring + probed);
 	receive_nothing();
-	assert_null(R->b.stash);
-	free(a);
-	free(b);
-	free(c);
+	S->b.tx_stop = 1;
+	send_exactly(30);
+	R->b.rx_stop = 1;
+	receive_exactly(30);
+	assert_true(cutover_rx_is_plain(&R->b));
 }
 
 static void test_overshoot(void **state)
 {
-	for (uint64_t first = 0; first < 40; first++) {
-		for (uint64_t second = 0; second < 16; second += 5)
-			overshoot(20, 30, 25, first, second);
-		overshoot(0, 30, 25, first, 1);
-		overshoot(20, 30, 0, first, 2);
-		overshoot(0, 1, 0, first, 3);
+	for (uint64_t before = 0; before < 40; before += 13) {
+		overshoot(before, 1, false);
+		overshoot(before, 30, false);
+		overshoot(before, 30, true);
+		restart();
 	}
 }
 
@@ -628,7 +785,6 @@ static void test_void_round(void **state)
 static void test_void_round_under_a_receive(void **state)
 {
 	uint8_t data[100];
-	struct iovec iov = {data, sizeof(data)};
 
 	offer();
 	R->conn.rx_inflight = 1;
@@ -637,7 +793,7 @@ static void test_void_round_under_a_receive(void **state)
 	puppet_end(1, RLM_END_VOID);
 	puppet_tcp_payload(30);
 	assert_int_equal(sys_recv(R->fd, data, 100, 0), 30);
-	assert_int_equal(cutover_rx_returned(&R->b, R->fd, &iov, 1, 30, false), 30);
+	assert_int_equal(cutover_rx_returned(&R->b, R->fd, 30, false), 30);
 	R->conn.rx_inflight = 0;
 	R->received += 30;
 	expect_pattern(data, 30, 0);
@@ -697,7 +853,7 @@ static void test_end_before_the_cut(void **state)
 
 static void test_impossible_cut(void **state)
 {
-	const uint64_t cuts[] = {0, 19, 20 + (1ull << 41), 1ull << 63, (1ull << 63) - 1, UINT64_MAX, UINT64_MAX - 19};
+	const uint64_t cuts[] = {0, 17, 20 + (1ull << 41), 1ull << 63, (1ull << 63) - 1, UINT64_MAX, UINT64_MAX - 19};
 
 	for (unsigned i = 0; i < sizeof(cuts) / sizeof(*cuts); i++) {
 		puppet_tcp_payload(20);
@@ -713,15 +869,14 @@ static void test_impossible_cut(void **state)
 static void test_impossible_cut_under_a_receive(void **state)
 {
 	uint8_t data[100];
-	struct iovec iov = {data, sizeof(data)};
 
-	for (int peek = 0; peek < 2; peek++) {
+	for (uint64_t cut = 10; cut < 23; cut++) { // three bytes and more beyond it cannot be frames
 		puppet_tcp_payload(20);
 		receive_exactly(20);
-		puppet_begin(1, 10);
+		puppet_begin(1, cut);
 		puppet_tcp("CCCCC", 5);
-		assert_int_equal(sys_recv(R->fd, data, 100, peek ? MSG_PEEK : 0), 5);
-		assert_int_equal(cutover_rx_returned(&R->b, R->fd, &iov, 1, 5, peek), -ECONNRESET);
+		assert_int_equal(sys_recv(R->fd, data, 100, 0), 5);
+		assert_int_equal(cutover_rx_returned(&R->b, R->fd, 5, false), -ECONNRESET);
 		restart();
 	}
 }
@@ -859,7 +1014,9 @@ static void scribble(struct rlm_slot_shared *slot, uint64_t *random)
 	else if (what < 20)
 		slot->rx_ready = (uint32_t)some_value(random, R->b.tx_round + 1);
 	else if (what < 22)
-		*(random_below(random, 2) ? &slot->rx_ask : &slot->rx_leave) = (uint32_t)some_value(random, R->b.tx_round);
+		*(what == 20 ? &slot->rx_ask : random_below(random, 2) ? &slot->rx_past : &slot->rx_leave) = (uint32_t)some_value(random, R->b.tx_round);
+	else if (what == 23 && random_below(random, 2))
+		slot->tx_wish = (uint32_t)some_value(random, 2 * R->b.rx_round);
 	else if (what == 22)
 		slot->waiting = (uint32_t)random_next(random);
 	else if (random_below(random, 4) == 0)
@@ -931,6 +1088,10 @@ static void sender_step(struct end *e, unsigned seed, struct mind *m)
 {
 	if (m->ends && random_below(&m->random, m->ends) == 0)
 		e->b.tx_stop ^= 1;
+	if (m->ends && random_below(&m->random, 2 * m->ends) == 0)
+		cutover_tx_wish(&e->b);
+	if (m->ends && random_below(&m->random, 2 * m->ends) == 0)
+		cutover_tx_need(&e->b);
 	if (m->ends && random_below(&m->random, 2 * m->ends) == 0)
 		cutover_tx_end(&e->b);
 	end_send_pattern(e, seed, 1 + random_below(&m->random, random_below(&m->random, 4) ? 60 : 3 * RING));
@@ -1051,14 +1212,19 @@ int main(void)
 	    TEST(test_full_ring),
 	    TEST(test_sender_ends),
 	    TEST(test_sender_dies_while_resending),
-	    TEST(test_missed_round),
-	    TEST(test_receiver_leaves),
+	    TEST(test_sender_wishes),
+	    TEST(test_lazy_end),
+	    TEST(test_sender_needs),
+	    TEST(test_sender_wishes_with_nothing_left),
+	    TEST(test_not_past),
+	    TEST(test_probe),
 	    TEST(test_receiver_asks),
 	    TEST(test_receiver_asks_with_nothing_left),
 	    TEST(test_receiver_asks_through_full_tcp),
 	    TEST(test_withdrawn_offer),
 	    TEST(test_no_promotion),
 	    TEST(test_busy),
+	    TEST(test_handler_receives),
 	    TEST(test_overshoot),
 	    TEST(test_end_while_plain),
 	    TEST(test_end_while_on_ring),
