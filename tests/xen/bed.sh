@@ -24,7 +24,7 @@ bed_say() {
 on() {
 	local host=$1
 	shift
-	"$here/on.py" -t "${on_timeout:-120}" "${bed_port[$host]:?no such host: $host}" "$@"
+	"$here/on.py" -t "${on_timeout:-600}" "${bed_port[$host]:?no such host: $host}" "$@"
 }
 
 # Ports of 127.0.0.1 that nobody has now.
