@@ -398,6 +398,7 @@ static void channel_look(struct rlmd_broker *broker)
 	xen->closing = false;
 	memcpy(xen->served, served, sizeof(xen->served));
 	rlmd_pipe_open(&xen->pipe, broker->loop, channel);
+	ev_timer_stop(broker->loop, &xen->ask_again); // or the broker, asked again, would serve another one in its place, and so on
 	node_tell(broker);
 	hello(broker);
 }
