@@ -177,7 +177,7 @@ bed_install() {
 		echo "cat /tmp/install.tar.gz | { $unpack; }"
 	} | on_timeout=300 on dom0 - || return 1
 	for name in "${bed_domains[@]}"; do
-		on_timeout=300 on "$name" "mkdir -p /opt && socat -u TCP-LISTEN:7000,reuseaddr - | { $unpack; }" &
+		on_timeout=300 on "$name" "mkdir -p /opt && { grep -q ' /opt ' /proc/mounts || mount -t tmpfs tmpfs /opt; } && socat -u TCP-LISTEN:7000,reuseaddr - | { $unpack; }" &
 		taker=$!
 		on_timeout=300 on dom0 "socat -u OPEN:/tmp/install.tar.gz,rdonly TCP:${bed_address[$name]}:7000,retry=1000,interval=0.1" || status=1
 		wait "$taker" || status=1
