@@ -69,7 +69,7 @@ void cutover_rx_ask(struct rlm_bound *b);
 // rx_lock. Would like the round to end, when that is no trouble.
 void cutover_rx_leave(struct rlm_bound *b);
 // rx_lock. Bytes that have come are not to be had, for a moment: they go back to the sender, and come again.
-bool cutover_rx_is_on_its_way(struct rlm_bound *b);
+bool cutover_rx_is_on_its_way(struct rlm_bound *b, int fd);
 // rx_lock. This end closes: tells the sender, who would go on filling the ring until the news comes over TCP.
 void cutover_rx_left(struct rlm_bound *b);
 bool cutover_rx_is_plain(const struct rlm_bound *b);

@@ -63,10 +63,15 @@ bool cutover_rx_is_plain(const struct rlm_bound *b)
 	return b->rx_state == RX_PLAIN;
 }
 
+// All that was asked back.
+static bool back_has_arrived(const struct rlm_bound *b, int fd)
+{
+	return b->back_at == b->back_to || tcp_arrived(fd) >= (int64_t)(b->back_base + (b->back_to - b->back_at));
+}
+
 bool cutover_rx_is_settled(const struct rlm_bound *b, int fd)
 {
-	return cutover_rx_is_plain(b) &&
-	       (b->back_at == b->back_to || tcp_arrived(fd) >= (int64_t)(b->back_base + (b->back_to - b->back_at)));
+	return cutover_rx_is_plain(b) && back_has_arrived(b, fd);
 }
 
 bool cutover_rx_has_ended(const struct rlm_bound *b)
@@ -204,16 +209,21 @@ static void answer_wish(struct rlm_bound *b)
 	}
 }
 
-bool cutover_rx_is_on_its_way(struct rlm_bound *b)
+bool cutover_rx_is_on_its_way(struct rlm_bound *b, int fd)
 {
 	uint64_t n;
 
-	if (b->rx_state == RX_FRAMES)
-		return b->back_at != b->back_to && !b->rx_eof;
-	if (b->rx_state != RX_RING || !b->rx_asked || b->rx_eof)
+	if (b->rx_eof)
 		return false;
-	n = ring_available_now(&b->rx);
-	return n && n != RLM_RING_BROKEN;
+	if (b->rx_state == RX_RING && b->rx_asked) {
+		n = ring_available_now(&b->rx);
+		return n && n != RLM_RING_BROKEN;
+	}
+	if (b->rx_state == RX_RING || b->back_at == b->back_to)
+		return false;
+	if (b->rx_state != RX_FRAMES && back_has_arrived(b, fd))
+		b->back_to = b->back_at;
+	return b->back_at != b->back_to && sys_poll_now(fd, POLLRDHUP) == 0;
 }
 
 void cutover_rx_left(struct rlm_bound *b)

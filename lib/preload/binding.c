@@ -814,11 +814,11 @@ static struct {
 	bool others;
 } full;
 
-// Nothing was read since an earlier look. TCP takes more than a ring does, and two programs that both write first may count on that: what
-// comes next goes there. The receiver empties the ring, then reads TCP, and offers the next round.
+// Nothing was read since an earlier look. TCP takes more than a ring does, and two programs that both write first may count on that: the
+// receiver's helper asks for what is in the ring, and it goes over TCP, as does what comes next. The receiver offers the next round when it reads.
 static void relieve(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
-	cutover_tx_end(b);
+	cutover_tx_need(b);
 	cutover_tx(c, b, fd, false);
 	stream_note_tx(c, b);
 }

@@ -34,7 +34,7 @@ static bool readable(struct rlm_conn *c, struct rlm_bound *b, int fd, uint32_t a
 		case RX_WAY_BUSY:
 			return tcp_is_readable(fd, asked, kernel);
 		case RX_WAY_WAIT:
-			if (cutover_rx_is_on_its_way(b))
+			if (cutover_rx_is_on_its_way(b, fd))
 				return true;
 			if (!(kernel & (READABLE | EPOLLRDHUP | ALWAYS)) || b->rx_state != RX_RING ||
 			    !cutover_rx_look_at_tcp(b, fd))

@@ -145,6 +145,11 @@ struct receive {
 
 #define GO_ON INT64_MAX // one_step(): nothing final yet
 
+static int64_t finish(const struct receive *r, int64_t n)
+{
+	return stream_partial(r->c, r->done, n);
+}
+
 // Ring, under rx_lock: bytes given to the caller; -EFAULT; -ECONNRESET when they cannot be trusted. Room is given back in pieces, so that
 // the sender can go on. A bad buffer spoils one of these, as it spoils a whole packet in the kernel.
 static int64_t ring_recv(struct receive *r, struct rlm_bound *b, uint64_t available)
@@ -178,10 +183,6 @@ static int64_t ring_recv(struct receive *r, struct rlm_bound *b, uint64_t availa
 	return taken ? (int64_t)taken : error;
 }
 
-static int64_t finish(const struct receive *r, int64_t n)
-{
-	return stream_partial(r->c, r->done, n);
-}
 
 // TCP has ended. If the kernel told why when nobody listened, it is told now.
 static int64_t finish_at_end(const struct receive *r)
@@ -211,6 +212,41 @@ static int64_t got(struct receive *r, uint64_t n, bool boundary)
 		return (int64_t)r->done;
 	r->flags |= MSG_DONTWAIT;
 	return GO_ON;
+}
+
+static void be_user(struct receive *r)
+{
+	if (!r->user)
+		stream_enter(r->c);
+	r->user = true;
+}
+
+// What was readable stays so: the sender's helper is about to send it again. Only one that is stopped takes longer than a moment.
+#define ON_ITS_WAY_MS 200
+
+static int64_t wait_a_moment(struct receive *r)
+{
+	const struct timespec moment = {.tv_nsec = 50000};
+	struct timespec left;
+
+	deadline_start(&r->patience, ON_ITS_WAY_MS * 1000000u);
+	if (!deadline_left(&r->patience, &left))
+		return finish(r, -EAGAIN);
+	sys_call2(SYS_nanosleep, &moment, NULL);
+	return GO_ON;
+}
+
+// No lock.
+static bool is_on_its_way(const struct receive *r)
+{
+	struct rlm_bound *b;
+	bool is;
+
+	rlm_lock_take(&r->c->rx_lock);
+	b = stream_bound(r->c);
+	is = b && cutover_rx_is_on_its_way(b, r->fd);
+	rlm_lock_drop(&r->c->rx_lock);
+	return is;
 }
 
 // Cancelled, or left by siglongjmp(), inside the kernel.
@@ -278,6 +314,10 @@ static int64_t from_kernel(struct receive *r)
 		return GO_ON;
 	if (n == 0 && r->total)
 		return finish_at_end(r);
+	if (n == -EAGAIN && conn_is_nonblock(r->c, r->flags) && is_on_its_way(r)) {
+		be_user(r);
+		return wait_a_moment(r);
+	}
 	if (n <= 0)
 		return finish(r, n);
 	next = r->at;
@@ -286,13 +326,6 @@ static int64_t from_kernel(struct receive *r)
 			break;
 	r->at = next;
 	return got(r, (uint64_t)n, atomic_load_explicit(&r->c->bound, memory_order_relaxed) != 0);
-}
-
-static void be_user(struct receive *r)
-{
-	if (!r->user)
-		stream_enter(r->c);
-	r->user = true;
 }
 
 static void stay_user(struct receive *r)
@@ -306,22 +339,12 @@ static void stay_user(struct receive *r)
 	rlm_guard_leave();
 }
 
-#define ON_ITS_WAY_MS 20
-
 static int64_t would_block(struct receive *r, struct rlm_bound *b)
 {
-	const struct timespec moment = {.tv_nsec = 50000};
-	struct timespec left;
-
-	// What was readable stays so: the sender's helper is about to send it again.
-	if (cutover_rx_is_on_its_way(b)) {
+	if (cutover_rx_is_on_its_way(b, r->fd)) {
 		be_user(r);
 		rlm_lock_drop(&r->c->rx_lock);
-		deadline_start(&r->patience, ON_ITS_WAY_MS * 1000000u);
-		if (!deadline_left(&r->patience, &left))
-			return finish(r, -EAGAIN);
-		sys_call2(SYS_nanosleep, &moment, NULL);
-		return GO_ON;
+		return wait_a_moment(r);
 	}
 	if (b->rx_state == RX_RING && cutover_rx_look_at_tcp(b, r->fd)) {
 		rlm_lock_drop(&r->c->rx_lock);

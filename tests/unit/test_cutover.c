@@ -291,7 +291,7 @@ static void test_sender_needs(void **state)
 		assert_int_equal(S->b.tx_state, TX_RING);
 		assert_int_equal(SLOT->tx_wish, 2 * round);
 		receive_nothing(); // answers
-		assert_true(R->b.rx_asked && cutover_rx_is_on_its_way(&R->b));
+		assert_true(R->b.rx_asked && cutover_rx_is_on_its_way(&R->b, R->fd));
 		R->b.rx_stop = 1;
 		assert_int_equal(cutover_rx_unread(&R->conn, &R->b, R->fd), 550);
 		assert_int_equal(cutover_tx(&S->conn, &S->b, S->fd, false), TX_WAY_PLAIN);
