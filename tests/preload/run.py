@@ -98,8 +98,7 @@ def run_once(options, program, state, test, seconds):
             env["LD_PRELOAD"] = " ".join(sanitizer_runtime(library) + [library])
             env["RLM_SOCKET"] = os.path.join(directory, "rlmd.sock")
             env["RLM_PROMOTE"] = "eager"
-            if program not in CAPACITY:
-                env["RLM_TEST_FULL"] = "600000"
+            env["RLM_TEST_FULL"] = "50" if program in CAPACITY else "600000"
         if state not in ("bare", "plain"):
             broker = Broker(options.build, directory, 4096 if state == "ring-small" else 0)
         after = (SWITCH_AFTER_BULK if program in BULK else SWITCH_AFTER).get(state)
