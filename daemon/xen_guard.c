@@ -215,20 +215,22 @@ static void broker_ask(const struct held *held)
 		broker_over(); // EAGAIN: it does not answer any more, which the deadline tells
 }
 
-static void broker_answered(void)
+// One answer, if there is one.
+static bool broker_answered(void)
 {
 	struct rlmd_guard_answer answer;
 	struct held *held;
-	ssize_t size = recv(guard.broker, &answer, sizeof(answer), MSG_DONTWAIT);
+	ssize_t size = guard.broker < 0 ? 0 : recv(guard.broker, &answer, sizeof(answer), MSG_DONTWAIT);
 
 	if (size == 0 || (size < 0 && errno != EAGAIN && errno != EINTR))
 		broker_over();
 	if (size != sizeof(answer))
-		return;
+		return false;
 	answer.why[sizeof(answer.why) - 1] = 0;
 	DL_SEARCH_SCALAR(guard.held, held, number, answer.number);
 	if (held)
 		release(held, answer.allow, answer.why);
+	return true;
 }
 
 // --- the loop
@@ -334,10 +336,11 @@ static void run(void)
 		struct pollfd fds[] = {{.fd = guard.events, .events = POLLIN}, {.fd = guard.broker, .events = POLLIN}};
 
 		poll(fds, 2, guard.held || guard.broker < 0 ? TICK_MS : -1);
-		if (guard.broker >= 0 && fds[1].revents)
-			broker_answered();
 		if (fds[0].revents)
 			events_take();
+		// Whatever has come by now, also after a time in which the whole domain stood still, counts before a deadline does.
+		while (broker_answered())
+			;
 		held_look();
 	}
 }

@@ -240,8 +240,10 @@ static void end_if_wanted(struct rlm_bound *b, int fd)
 	bool wanted = b->tx_stop || b->tx_wish || b->tx_need || cutover_tx_is_let_go(b);
 
 	if (peer_is_gone(b)) {
-		if (wanted || cutover_tx_peer_left(b))
+		if (wanted || cutover_tx_peer_left(b)) {
 			cutover_tx_end(b);
+			b->tx_lazy = ring_is_empty(&b->tx); // it has read all: the first byte after that finds out, as on TCP
+		}
 	} else if (peer_is_past(b) && cutover_tx_is_asked(b)) {
 		give_back(b);
 	} else if (wanted && peer_is_past(b) && ring_is_empty(&b->tx)) {

@@ -300,7 +300,7 @@ static void test_both_ends(void **state)
 static void test_self(void **state)
 {
 	struct peer a;
-	int sock = tcp_connect(AF_INET, "127.0.0.1", 47011, "127.0.0.1", 47011);
+	int sock = tcp_connect(AF_INET, "127.0.0.1", 27011, "127.0.0.1", 27011);
 
 	peer_open(&a, &broker, "a");
 	offer_named(&a, 0, RLM_NAME_TUPLE, sock, RLM_WHY_UNNAMED);
@@ -447,14 +447,17 @@ static void test_outlived(void **state)
 	struct bound at_b, at_c;
 	union rlm_msg msg;
 	int first[2], second[2], fds[RLM_MSG_FDS_MAX];
+	uint16_t port, client_port;
 
 	peer_open(&old, &broker, "old");
 	peer_open(&b, &broker, "b");
 	peer_open(&c, &broker, "c");
-	tcp_pair_at(AF_INET, "127.0.0.1", 47021, 47022, first);
+	tcp_pair(AF_INET, "127.0.0.1", first);
+	client_port = tcp_port(first[0]);
+	port = tcp_port(first[1]);
 	offer_named(&old, 0, RLM_NAME_TUPLE, first[0], 0);
 	reset(first);
-	tcp_pair_at(AF_INET, "127.0.0.1", 47021, 47022, second);
+	tcp_pair_at(AF_INET, "127.0.0.1", port, client_port, second);
 	offer_named(&b, 0, RLM_NAME_TUPLE, second[1], 0);
 	silence_expect(&b);
 	offer_named(&c, 0, RLM_NAME_TUPLE, second[0], 0);
