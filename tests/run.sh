@@ -75,15 +75,15 @@ if [ "${RLM_TESTS_BUILT:-}" != yes ]; then
 fi
 
 start=$SECONDS
-wanted unit && part unit unit
-wanted preload && part_script preload "$root/tests/preload/run.py" --build "$build" --jobs 6
+wanted unit && part unit twice unit
+wanted preload && part preload twice "$root/tests/preload/run.py" --build "$build" --jobs 6
 wanted model && part_script model "$root/tests/model/run.sh"
 wanted apps && part apps twice "$root/tests/apps/run.sh"
 wanted chaos && part chaos twice "$root/tests/chaos/run.sh" "${CHAOS_SECONDS:-60}"
 wanted moves && part moves twice moves
 if wanted asan; then
 	part asan-build asan_build
-	part asan-unit asan_unit
+	part asan-unit twice asan_unit
 fi
 if [[ " ${parts[*]:-} " == *" asan-preload "* ]]; then
 	part asan-build asan_build
