@@ -37,19 +37,6 @@ static void phase(const struct migrate *migrate, const char *name, const char *t
 	fflush(stdout);
 }
 
-static json_t *ask(int session, json_t *request)
-{
-	json_t *reply = request && session_ask(session, request) == 0 ? session_reply(session) : NULL;
-	const char *error = json_string_value(json_object_get(reply, "error"));
-
-	json_decref(request);
-	if (reply && !error)
-		return reply;
-	fprintf(stderr, "rlmctl: migrate: %s\n", error ? error : "the broker ended the session");
-	json_decref(reply);
-	return NULL;
-}
-
 static json_t *prepare(int session, const struct migrate *migrate)
 {
 	json_t *request = json_pack("{ss ss}", "cmd", "prepare", "domain", migrate->domain), *reply;
@@ -57,7 +44,7 @@ static json_t *prepare(int session, const struct migrate *migrate)
 
 	if (migrate->timeout > 0)
 		json_object_set_new(request, "timeout", json_real(migrate->timeout));
-	reply = ask(session, request);
+	reply = session_request(session, "migrate", request);
 	if (reply && !json_object_get(reply, "id")) {
 		fprintf(stderr, "rlmctl: migrate: %s is no Xen domain\n", migrate->domain);
 		json_decref(reply);
@@ -170,7 +157,7 @@ int migrate_run(int session, const struct migrate *migrate)
 		fprintf(stderr, "rlmctl: %s: %s\n", migrate->socket, strerror(-story));
 		return 1;
 	}
-	past = ask(story, json_pack("{ss sb}", "cmd", "events", "follow", 1));
+	past = session_request(story, "migrate", json_pack("{ss sb}", "cmd", "events", "follow", 1));
 	moved = past && carry_out(session, story, migrate);
 	json_decref(past);
 	close(story);

@@ -20,27 +20,13 @@ static double now(void)
 	return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
 }
 
-// The answer, or NULL after a complaint. Takes the request.
-static json_t *ask(int session, json_t *request)
-{
-	json_t *reply = request && session_ask(session, request) == 0 ? session_reply(session) : NULL;
-	const char *error = json_string_value(json_object_get(reply, "error"));
-
-	json_decref(request);
-	if (reply && !error)
-		return reply;
-	fprintf(stderr, "rlmctl: move: %s\n", error ? error : "a broker ended the session");
-	json_decref(reply);
-	return NULL;
-}
-
 static json_t *prepare(int session, const struct move *move, double start)
 {
 	json_t *request = json_pack("{ss ss}", "cmd", "prepare", "domain", move->domain), *reply;
 
 	if (move->timeout > 0)
 		json_object_set_new(request, "timeout", json_real(move->timeout));
-	reply = ask(session, request);
+	reply = session_request(session, "move", request);
 	if (reply && !move->json)
 		printf("%-9s %7.2f ms  %lld processes, %lld connections on %lld links went back to TCP\n", "quiet", now() - start,
 		       (long long)number_of(reply, "processes"), (long long)number_of(reply, "connections"),
@@ -52,7 +38,7 @@ static json_t *prepare(int session, const struct move *move, double start)
 // Without asking anybody for silence: what the broker knows of the domain.
 static json_t *describe(int session, const struct move *move)
 {
-	json_t *reply = ask(session, json_pack("{ss}", "cmd", "domains")), *domain, *found = NULL;
+	json_t *reply = session_request(session, "move", json_pack("{ss}", "cmd", "domains")), *domain, *found = NULL;
 	size_t i;
 
 	json_array_foreach(json_object_get(reply, "domains"), i, domain)
@@ -71,7 +57,7 @@ static json_t *describe(int session, const struct move *move)
 
 static json_t *arrive(int there, const struct move *move, const json_t *quiet, const char *from, double start)
 {
-	json_t *reply = ask(there, json_pack("{ss ss sI ss}", "cmd", "arrive", "domain", text_of(quiet, "domain"), "cookie",
+	json_t *reply = session_request(there, "move", json_pack("{ss ss sI ss}", "cmd", "arrive", "domain", text_of(quiet, "domain"), "cookie",
 					     (json_int_t)number_of(quiet, "cookie"), "from", from));
 
 	if (reply && !move->json)
@@ -81,7 +67,7 @@ static json_t *arrive(int there, const struct move *move, const json_t *quiet, c
 
 static json_t *depart(int session, const struct move *move, const char *to, const char *host, double start)
 {
-	json_t *reply = ask(session, json_pack("{ss ss ss ss sb}", "cmd", "depart", "domain", move->domain, "to", to, "host",
+	json_t *reply = session_request(session, "move", json_pack("{ss ss ss ss sb}", "cmd", "depart", "domain", move->domain, "to", to, "host",
 					       host, "announced", !move->unannounced));
 
 	if (reply && !move->json)
@@ -91,8 +77,8 @@ static json_t *depart(int session, const struct move *move, const char *to, cons
 
 static int carry_out(int session, int there, const struct move *move, const char *path)
 {
-	json_t *here_status = ask(session, json_pack("{ss}", "cmd", "status"));
-	json_t *there_status = ask(there, json_pack("{ss}", "cmd", "status"));
+	json_t *here_status = session_request(session, "move", json_pack("{ss}", "cmd", "status"));
+	json_t *there_status = session_request(there, "move", json_pack("{ss}", "cmd", "status"));
 	json_t *quiet = NULL, *arrived = NULL, *departed = NULL;
 	double start = now(), quiet_at = start;
 

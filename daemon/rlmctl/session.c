@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -91,4 +92,17 @@ json_t *session_reply(int session)
 out:
 	free(text);
 	return reply;
+}
+
+json_t *session_request(int session, const char *command, json_t *request)
+{
+	json_t *reply = request && session_ask(session, request) == 0 ? session_reply(session) : NULL;
+	const char *error = json_string_value(json_object_get(reply, "error"));
+
+	json_decref(request);
+	if (reply && !error)
+		return reply;
+	fprintf(stderr, "rlmctl: %s: %s\n", command, error ? error : "a broker ended the session");
+	json_decref(reply);
+	return NULL;
 }

@@ -11,5 +11,7 @@ int session_open(const char *path);
 int session_ask(int session, const json_t *request);
 // The next reply, NULL when the session is over or the reply is no JSON.
 json_t *session_reply(int session);
+// The answer, or NULL after a complaint that names the command. Takes the request.
+json_t *session_request(int session, const char *command, json_t *request);
 
 #endif
