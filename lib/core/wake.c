@@ -178,12 +178,18 @@ void wake_slept(struct rlm_spin *spin, uint64_t ticks)
 	uint32_t budget = atomic_load_explicit(&spin->budget, memory_order_relaxed);
 	uint16_t streak = atomic_load_explicit(&spin->streak, memory_order_relaxed);
 
-	if (ticks >= RLM_SPIN_MAX || (budget >= RLM_SPIN_MIN && budget >= ticks)) {
+	if (budget >= RLM_SPIN_MIN && budget >= ticks) {
 		streak = 0;
+	} else if (ticks >= RLM_SLEEP_SHORT) {
+		streak = streak > RLM_SPIN_SETBACK ? streak - RLM_SPIN_SETBACK : 0;
 	} else if (++streak >= atomic_load_explicit(&spin->wanted, memory_order_relaxed)) {
 		streak = 0;
-		budget = (uint32_t)(ticks + ticks / 4); // one that is too small to survive a failure would help nobody
-		atomic_store_explicit(&spin->budget, budget > 2 * RLM_SPIN_MIN ? budget : 2 * RLM_SPIN_MIN, memory_order_relaxed);
+		budget = (uint32_t)(ticks + ticks / 4);
+		if (budget > RLM_SPIN_MAX)
+			budget = RLM_SPIN_MAX;
+		if (budget < 2 * RLM_SPIN_MIN) // one that is too small to survive a failure would help nobody
+			budget = 2 * RLM_SPIN_MIN;
+		atomic_store_explicit(&spin->budget, budget, memory_order_relaxed);
 	}
 	atomic_store_explicit(&spin->streak, streak, memory_order_relaxed);
 }

@@ -346,9 +346,10 @@ static void test_spin_budget(void **state)
 	assert_false(wake_may_spin(&spin));
 	last = spin.budget;
 	assert_false(wake_spin(&word, 0, &spin)); // too low even for what is there already
-	wake_slept(&spin, RLM_SPIN_MAX);
+	for (unsigned i = 0; i < 2 * RLM_SPIN_STREAK_MAX; i++)
+		wake_slept(&spin, RLM_SLEEP_SHORT);
 	assert_int_equal(spin.budget, last);
-	// A number of short sleeps in a row brings the budget back to what they took, not fewer.
+	// A number of short sleeps brings the budget back to what they took, not fewer.
 	for (unsigned i = 1; i < spin.wanted; i++) {
 		wake_slept(&spin, 10000);
 		assert_false(wake_may_spin(&spin));
@@ -365,6 +366,12 @@ static void test_spin_budget(void **state)
 		wake_slept(&spin, 100);
 	assert_true(wake_may_spin(&spin));
 	assert_in_range(spin.budget, RLM_SPIN_MIN, 20000);
+	// One long sleep in ten does not prevent it: two ends that sleep because the other does would never get out of it.
+	while (wake_may_spin(&spin))
+		assert_false(wake_spin(&word, 1, &spin));
+	for (unsigned i = 1; i < 4 * RLM_SPIN_STREAK_MAX && !wake_may_spin(&spin); i++)
+		wake_slept(&spin, i % 10 ? RLM_SLEEP_SHORT - 1 : RLM_SLEEP_SHORT);
+	assert_int_equal(spin.budget, RLM_SPIN_MAX);
 	wake_init(1, 0);
 }
 
