@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 #include "broker_client.h"
+#include "engine.h"
 #include "epoll.h"
 #include "inherited.h"
 #include "leaving.h"
@@ -463,13 +464,43 @@ static void bind_conn(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	helper_arm_idle();
 }
 
+// As far as this process is concerned. A fork waits: the child finds the connection bound, or we find that it has it too.
+static bool can_bind(const struct rlm_conn *c, int fd)
+{
+	return fd >= 0 && !c->bound && tcp_is_established(fd) && !(c->flags & (RLM_CONN_BARRED | RLM_CONN_HELD | RLM_CONN_CLOSING)) &&
+	       stream_is_alone(c) && receives_every_byte(fd);
+}
+
+static bool try_bind(struct rlm_conn *c, struct link *l, struct segment *s, const struct rlm_msg_bind *m)
+{
+	int fd = helper_pin(c);
+	struct rlm_bound *b;
+
+	if (!can_bind(c, fd))
+		return false;
+	b = bound_new(&arena);
+	if (!b) {
+		stream_sweep(100);
+		b = bound_new(&arena);
+	}
+	if (!b) {
+		set_why(c, RLM_WHY_LIMIT);
+		return false;
+	}
+	fill_bound(b, c, l, s, m);
+	s->bound++;
+	bind_conn(c, b, fd);
+	log_debug("fd %d bound to slot %u of segment %u with %s[%u]", fd, m->slot, m->segment, l->peer_command,
+		  l->peer_pid);
+	return true;
+}
+
 static void on_bind(const struct rlm_msg_bind *m)
 {
 	struct rlm_conn *c = helper_conn(m->conn);
 	struct link *l = link_find(m->link, m->side);
 	struct segment *s = segment_find(l, m->segment);
-	struct rlm_bound *b;
-	int fd = -1;
+	bool bound = false;
 
 	if (naming) {
 		if (binds_kept < BINDS_KEPT)
@@ -480,31 +511,14 @@ static void on_bind(const struct rlm_msg_bind *m)
 	}
 	if (c)
 		clear_flags(c, RLM_CONN_OFFERED | RLM_CONN_NAMING);
-	if (!c || !s || l->leaving || m->slot >= s->slots || !m->epoch || c->bound)
-		goto no;
-	fd = helper_pin(c);
-	if (fd < 0 || !tcp_is_established(fd) || c->flags & (RLM_CONN_BARRED | RLM_CONN_HELD | RLM_CONN_CLOSING) || !stream_is_alone(c) ||
-	    !receives_every_byte(fd))
-		goto no;
-	b = bound_new(&arena);
-	if (!b) {
-		stream_sweep(100);
-		b = bound_new(&arena);
+	if (c && s && !l->leaving && m->slot < s->slots && m->epoch) {
+		engine_lock();
+		bound = try_bind(c, l, s, m);
+		engine_unlock();
 	}
-	if (!b) {
-		set_why(c, RLM_WHY_LIMIT);
-		goto no;
-	}
-	fill_bound(b, c, l, s, m);
-	s->bound++;
-	bind_conn(c, b, fd);
 	helper_unpin();
-	log_debug("fd %d bound to slot %u of segment %u with %s[%u]", fd, m->slot, m->segment, l->peer_command,
-		  l->peer_pid);
-	return;
-no:
-	helper_unpin();
-	refuse(m);
+	if (!bound)
+		refuse(m);
 }
 
 // --- orders ---

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <sys/eventfd.h>
 
+#include "engine.h"
 #include "epoll_set.h"
 #include "hooks.h"
 
@@ -178,7 +179,7 @@ RLM_EXPORT int epoll_create1(int flags)
 {
 	int fd = REAL(epoll_create1)(flags);
 
-	if (fd >= 0 && fdtable)
+	if (fd >= 0 && engine_start())
 		instance_new(fd);
 	return fd;
 }
@@ -187,7 +188,7 @@ RLM_EXPORT int epoll_create(int size)
 {
 	int fd = REAL(epoll_create)(size);
 
-	if (fd >= 0 && fdtable)
+	if (fd >= 0 && engine_start())
 		instance_new(fd);
 	return fd;
 }

@@ -138,8 +138,11 @@ void hook_signal_fork_prepare(void);
 void hook_signal_fork_parent(void);
 void hook_signal_fork_child(void);
 
-// Around a fork that runs no pthread_atfork() handlers. pid: its result.
+// The handlers of fork().
 void hook_fork_prepare(void);
+void hook_fork_parent(void);
+void hook_fork_child(void);
+// After a fork that runs no handlers. pid: its result.
 void hook_fork_done(long pid);
 
 // The process uses sockets in a way that no hook sees: all connections stay on TCP from now on.

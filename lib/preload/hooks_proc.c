@@ -14,6 +14,7 @@
 #include <threads.h>
 #include <unistd.h>
 
+#include "engine.h"
 #include "epoll.h"
 #include "helper.h"
 #include "settings.h"
@@ -29,22 +30,39 @@ bool hook_in_vfork(void)
 
 void hook_fork_prepare(void)
 {
-	stream_fork_prepare();
+	engine_lock();
+	if (engine_started)
+		stream_fork_prepare();
 	hook_signal_fork_prepare();
+}
+
+void hook_fork_parent(void)
+{
+	hook_signal_fork_parent();
+	if (engine_started)
+		stream_fork_parent();
+	engine_unlock();
+}
+
+void hook_fork_child(void)
+{
+	process_id = (int)sys_call0(SYS_getpid);
+	rlm_lock_fork_child();
+	rlm_guard_fork_child();
+	if (engine_started)
+		stream_fork_child();
+	hook_signal_fork_child();
+	engine_fork_child();
 }
 
 void hook_fork_done(long pid)
 {
 	int saved = errno;
 
-	if (pid == 0) {
-		process_id = (int)sys_call0(SYS_getpid);
-		stream_fork_child();
-		hook_signal_fork_child();
-	} else {
-		hook_signal_fork_parent();
-		stream_fork_parent();
-	}
+	if (pid == 0)
+		hook_fork_child();
+	else
+		hook_fork_parent();
 	errno = saved;
 }
 

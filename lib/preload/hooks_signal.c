@@ -12,6 +12,7 @@
 #include "hooks.h"
 
 #include "copy.h"
+#include "settings.h"
 #include "signals.h"
 #include "sys.h"
 
@@ -134,7 +135,7 @@ RLM_EXPORT int sigaction(int signal, const struct sigaction *restrict action, st
 {
 	int r;
 
-	if (!fdtable || !(can_wait(signal) || is_watched(signal)))
+	if (!settings.enabled || !(can_wait(signal) || is_watched(signal)))
 		return REAL(sigaction)(signal, action, old);
 	rlm_lock_take(&lock);
 	if (action && is_wrapped(signal, action) && !hook_in_vfork()) {
@@ -154,7 +155,7 @@ static sighandler_t set_by(sighandler_t (*real)(int, sighandler_t), int number, 
 	struct sigaction action = {.sa_handler = handler}, now, was;
 	sighandler_t old;
 
-	if (!fdtable || !(can_wait(number) || is_watched(number)))
+	if (!settings.enabled || !(can_wait(number) || is_watched(number)))
 		return real(number, handler);
 	rlm_lock_take(&lock);
 	old = real(number, handler);

@@ -9,6 +9,7 @@
 #include <sys/time.h>
 
 #include "cutover.h"
+#include "engine.h"
 #include "settings.h"
 #include "sys.h"
 
@@ -86,7 +87,7 @@ RLM_EXPORT int socket(int domain, int type, int protocol)
 	if (fd < 0)
 		return fd;
 	if ((domain == AF_INET || domain == AF_INET6) && (type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) == SOCK_STREAM &&
-	    (protocol == 0 || protocol == IPPROTO_TCP))
+	    (protocol == 0 || protocol == IPPROTO_TCP) && engine_start())
 		fd_set_entry(fd, FD_SOCKET, type & SOCK_NONBLOCK ? SOCKET_NONBLOCK : 0);
 	else
 		hook_fresh(fd);

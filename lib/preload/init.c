@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/auxv.h>
 
+#include "engine.h"
 #include "inherited.h"
 #include "location.h"
 #include "hooks.h"
@@ -25,25 +26,6 @@ static bool kernel_is_good(void)
 	return sys_futex_wait2(&word, 0, &word, 0, NULL) == -EAGAIN;
 }
 
-static void fork_prepare(void)
-{
-	stream_fork_prepare();
-	hook_signal_fork_prepare();
-}
-
-static void fork_parent(void)
-{
-	hook_signal_fork_parent();
-	stream_fork_parent();
-}
-
-static void fork_child(void)
-{
-	process_id = (int)sys_call0(SYS_getpid);
-	stream_fork_child();
-	hook_signal_fork_child();
-}
-
 static void at_exit(int status, void *unused)
 {
 	(void)status;
@@ -51,42 +33,82 @@ static void at_exit(int status, void *unused)
 	stream_before_exit();
 }
 
-__attribute__((constructor)) static void start(void)
+// --- the engine ---
+
+_Atomic bool engine_started;
+static struct rlm_lock lock;
+
+static bool make_tables(void)
 {
 	cpu_set_t cpus;
-	int saved = errno;
 
-	rlm_real_init();
-	if (getauxval(AT_SECURE))
-		goto out;
-	settings_read();
-	process_id = (int)sys_call0(SYS_getpid);
-	if (!settings.enabled)
-		goto out;
 	if (!kernel_is_good()) {
 		log_warn("this kernel has no futex_waitv, everything stays on TCP");
-		goto out;
+		return false;
 	}
 	CPU_ZERO(&cpus);
 	sched_getaffinity(0, sizeof(cpus), &cpus);
 	wake_init((unsigned)CPU_COUNT(&cpus), settings.spin);
-	rlm_lock_init();
-	stream_threshold_calls = settings.offer_calls;
-	stream_threshold_bytes = settings.offer_bytes;
-	if (location_init() < 0 || arena_init(&arena, CONNECTIONS, BINDINGS) < 0)
-		goto out;
+	if (location_init() < 0 || arena_init(&arena, CONNECTIONS, BINDINGS) < 0 || fdtable_init() < 0)
+		return false;
 	arena.table_fd = fd_make_internal(arena.table_fd);
-	if (fdtable_init() < 0)
-		goto out;
-	fd_set_entry(arena.table_fd, FD_INTERNAL, 0);
 	family_init(&arena);
 	stream_take_place(&arena.place);
-	inherited_adopt();
-	pthread_atfork(fork_prepare, fork_parent, fork_child);
-	// Handlers run in the opposite order: after those of the program and all destructors, which may use sockets.
-	on_exit(at_exit, NULL);
-	at_quick_exit(stream_before_exit);
-out:
+	return true;
+}
+
+void engine_lock(void)
+{
+	rlm_lock_take(&lock);
+}
+
+void engine_unlock(void)
+{
+	rlm_lock_drop(&lock);
+}
+
+// A child of vfork() has our memory, but descriptors of its own.
+bool engine_start_now(void)
+{
+	int saved = errno;
+	bool started;
+
+	if (!settings.enabled || hook_in_vfork())
+		return false;
+	engine_lock();
+	started = atomic_load_explicit(&engine_started, memory_order_relaxed);
+	if (!started && settings.enabled) {
+		started = settings.enabled = make_tables();
+		atomic_store_explicit(&engine_started, started, memory_order_release);
+	}
+	engine_unlock();
+	errno = saved;
+	return started;
+}
+
+void engine_fork_child(void)
+{
+	atomic_store_explicit(&lock.word, 0, memory_order_relaxed);
+}
+
+__attribute__((constructor)) static void start(void)
+{
+	int saved = errno;
+
+	rlm_real_init();
+	if (!getauxval(AT_SECURE))
+		settings_read();
+	if (settings.enabled) {
+		process_id = (int)sys_call0(SYS_getpid);
+		stream_threshold_calls = settings.offer_calls;
+		stream_threshold_bytes = settings.offer_bytes;
+		rlm_lock_init();
+		pthread_atfork(hook_fork_prepare, hook_fork_parent, hook_fork_child);
+		// Handlers run in the opposite order: after those of the program and all destructors, which may use sockets.
+		on_exit(at_exit, NULL);
+		at_quick_exit(stream_before_exit);
+		inherited_adopt();
+	}
 	errno = saved;
 }
 

@@ -167,8 +167,6 @@ void stream_fork_parent(void)
 
 void stream_fork_child(void)
 {
-	rlm_lock_fork_child();
-	rlm_guard_fork_child();
 	atomic_store_explicit(&stream_closing, 0, memory_order_relaxed);
 	fd_close_internal(arena.place.fd);
 	arena.place = child_place;

@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <sys/time.h>
 
+#include "engine.h"
 #include "epoll.h"
 #include "signals.h"
 #include "stream_internal.h"
@@ -93,7 +94,7 @@ struct rlm_conn *stream_open(int fd, bool nonblock)
 {
 	struct rlm_conn *c;
 
-	if (!fdtable || !settings.enabled || (unsigned)fd >= FDTABLE_SIZE)
+	if (!settings.enabled || (unsigned)fd >= FDTABLE_SIZE || !engine_start())
 		return NULL;
 	signals_watch();
 	c = conn_new(&arena);

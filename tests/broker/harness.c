@@ -490,13 +490,18 @@ static socklen_t address_set(union address *a, int family, const char *text, uin
 
 static int tcp_bound(int family, const char *address, uint16_t port)
 {
+	const struct timespec moment = {.tv_nsec = 1000000};
 	int sock = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
 	union address a;
 	socklen_t length = address_set(&a, family, address, port);
 
 	assert_int_equal(setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)), 0);
-	if (bind(sock, &a.any, length))
-		fail_msg("bind %s %u: %s", address, port, strerror(errno));
+	// A broker that was asked to name the port's last connection may have a copy of its socket for a moment.
+	for (int i = 0; bind(sock, &a.any, length); i++) {
+		if (errno != EADDRINUSE || i == 2000)
+			fail_msg("bind %s %u: %s", address, port, strerror(errno));
+		nanosleep(&moment, NULL);
+	}
 	return sock;
 }
 
