@@ -46,8 +46,10 @@ struct rlm_conn {
 	_Atomic uint32_t bound;  // index in the pool + 1, 0: not bound
 	_Atomic uint32_t calls;  // while plain; saturates
 	_Atomic uint32_t flags;
-	_Atomic uint32_t next;   // free list
-	_Atomic uint32_t looks;  // how often others have been looked for, while RLM_CONN_INHERITED
+	union {
+		_Atomic uint32_t next;	// free list
+		_Atomic uint32_t looks; // how often others have been looked for, while RLM_CONN_INHERITED
+	};
 	_Atomic int32_t ghost;   // descriptor + 1 that keeps the socket for `users` after the application closed it
 };
 

@@ -34,9 +34,9 @@
 
 static bool is_edge(struct item *it, const struct ready *r, uint32_t shown)
 {
-	return it->news || (shown & EPOLL_READABLE && r->head != it->head) ||
-	       (shown & EPOLL_WRITABLE && (r->blocked != it->blocked || it->unwritable)) ||
-	       r->events & EPOLL_ENDS & ~it->told_ends;
+	return it->w->news || (shown & EPOLL_READABLE && r->head != it->w->head) ||
+	       (shown & EPOLL_WRITABLE && (r->blocked != it->w->blocked || it->w->unwritable)) ||
+	       r->events & EPOLL_ENDS & ~it->w->told_ends;
 }
 
 // TCP brought something: payload, or only frames?
@@ -44,15 +44,15 @@ static void count_arrived(struct rlm_conn *c, struct item *it, int fd)
 {
 	uint64_t arrived;
 
-	if (!it->tcp_event)
+	if (!it->w->tcp_event)
 		return;
-	it->tcp_event = false; // first: what comes from now on sets it again
+	it->w->tcp_event = false; // first: what comes from now on sets it again
 	arrived = ready_arrived(c, fd);
-	if (arrived != it->tcp) {
-		it->news = true;
-		it->told_news = false;
+	if (arrived != it->w->tcp) {
+		it->w->news = true;
+		it->w->told_news = false;
 	}
-	it->tcp = arrived;
+	it->w->tcp = arrived;
 }
 
 // What epoll would report; changes nothing of what was reported.
@@ -65,24 +65,24 @@ static uint32_t look(struct item *it, struct ready *r)
 
 	if (fd < 0)
 		return 0;
-	if (it->ask_kernel || it->conn_events != events) { // the helper has seen something of TCP
+	if (it->w->ask_kernel || it->w->conn_events != events) { // the helper has seen something of TCP
 		asked = ASKED;
 		kernel = sys_poll_now(fd, ASKED);
 	}
-	it->conn_events = events;
+	it->w->conn_events = events;
 	if (it->moving && stream_bound(c)) { // the last sends that went past us may have found no room
-		it->unwritable |= it->calls != atomic_load_explicit(&c->calls, memory_order_relaxed);
+		it->w->unwritable |= it->w->calls != atomic_load_explicit(&c->calls, memory_order_relaxed);
 		it->moving = false;
 	}
 	if (it->events & EPOLLET)
 		count_arrived(c, it, fd);
 	*r = ready_now(c, fd, it->events, asked, kernel > 0 ? (uint32_t)kernel : 0);
-	it->ask_kernel = r->ask_kernel;
+	it->w->ask_kernel = r->ask_kernel;
 	shown = r->events & (it->events | ALWAYS) & SHOWN;
 	if (!(it->events & EPOLLET))
 		return shown;
 	if (!(r->events & EPOLL_WRITABLE))
-		it->unwritable = true;
+		it->w->unwritable = true;
 	return is_edge(it, r, shown) ? shown : 0;
 }
 
@@ -92,12 +92,12 @@ static bool is_quiet(const struct item *it)
 	const struct rlm_conn *c = conn_of(it);
 	const struct rlm_bound *b = stream_bound(c);
 
-	if (!b || it->ask_kernel || it->news || it->moving || !atomic_load_explicit(&b->rx_fast, memory_order_relaxed) ||
-	    atomic_load_explicit(&c->events, memory_order_relaxed) != it->conn_events ||
+	if (!b || it->w->ask_kernel || it->w->news || it->moving || !atomic_load_explicit(&b->rx_fast, memory_order_relaxed) ||
+	    atomic_load_explicit(&c->events, memory_order_relaxed) != it->w->conn_events ||
 	    atomic_load_explicit(&b->rx.peer->head, memory_order_relaxed) !=
 		    atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed))
 		return false;
-	return !(it->events & EPOLLOUT) || (it->events & EPOLLET && b->tx_blocked == it->blocked && !it->unwritable);
+	return !(it->events & EPOLLOUT) || (it->events & EPOLLET && b->tx_blocked == it->w->blocked && !it->w->unwritable);
 }
 
 // The same as look(), and an edge for those who watch the instance if it is something new.
@@ -110,18 +110,18 @@ static bool is_ready(struct instance *ep, struct item *it)
 		count_arrived(conn_of(it), it, fd);
 	if (!look(it, &r))
 		return false;
-	if (it->told_head != r.head || it->told_blocked != r.blocked || (it->news && !it->told_news))
+	if (it->w->told_head != r.head || it->w->told_blocked != r.blocked || (it->w->news && !it->w->told_news))
 		ep->edges++;
-	it->told_head = r.head;
-	it->told_blocked = r.blocked;
-	it->told_news = it->news;
+	it->w->told_head = r.head;
+	it->w->told_blocked = r.blocked;
+	it->w->told_news = it->w->news;
 	return true;
 }
 
 static void report(struct instance *ep, struct item *it, uint32_t shown, struct epoll_event *out)
 {
-	it->reported = ep->round;
-	it->news = it->told_news = false;
+	it->w->reported = ep->round;
+	it->w->news = it->w->told_news = false;
 	out->events = shown;
 	out->data.u64 = it->data;
 	if (it->events & EPOLLONESHOT)
@@ -137,7 +137,7 @@ static bool has_moved_locked(struct instance *ep)
 {
 	if (ep->inner >= 0 || ep->stash_used)
 		return true;
-	for (int i = ep->nested; i; i = ep->items[i - 1].next)
+	for (int i = ep->nested; i; i = ep->items[i - 1].w->next_nested)
 		if (has_moved(instance_of(ep->items[i - 1].fd)))
 			return true;
 	return false;
@@ -173,9 +173,9 @@ static bool nested_is_ready(struct item *it, bool kernel_says, bool tell)
 	rlm_lock_take(&inner->lock);
 	ready = set_is_ready(inner, it->fd);
 	if (ready && it->events & EPOLLET) {
-		ready = it->inner_edges != inner->edges || (kernel_says && inner->others);
+		ready = it->w->inner_edges != inner->edges || (kernel_says && inner->others);
 		if (tell)
-			it->inner_edges = inner->edges;
+			it->w->inner_edges = inner->edges;
 	}
 	rlm_lock_drop(&inner->lock);
 	return ready;
@@ -191,10 +191,10 @@ static int collect_nested(struct instance *ep, struct epoll_event *out, int max)
 {
 	int n = 0;
 
-	for (int i = ep->nested; i && n < max; i = ep->items[i - 1].next) {
+	for (int i = ep->nested; i && n < max; i = ep->items[i - 1].w->next_nested) {
 		struct item *it = &ep->items[i - 1];
 
-		if (it->reported != ep->round && is_nested_of_ours(it) && nested_is_ready(it, false, true))
+		if (it->w->reported != ep->round && is_nested_of_ours(it) && nested_is_ready(it, false, true))
 			report(ep, it, EPOLLIN, &out[n++]);
 	}
 	return n;
@@ -205,13 +205,13 @@ int set_strip_nested(struct instance *ep, struct epoll_event *out, int n)
 {
 	struct epoll_event ignored;
 
-	for (int f = ep->nested; f; f = ep->items[f - 1].next) {
+	for (int f = ep->nested; f; f = ep->items[f - 1].w->next_nested) {
 		struct item *it = &ep->items[f - 1];
 
 		for (int i = 0; i < n; i++) {
 			if (out[i].data.u64 != it->data || out[i].events != EPOLLIN || !has_moved(instance_of(it->fd)))
 				continue;
-			if (it->disabled || it->reported == ep->round || !nested_is_ready(it, true, true))
+			if (it->disabled || it->w->reported == ep->round || !nested_is_ready(it, true, true))
 				out[i--] = out[--n];
 			else
 				report(ep, it, EPOLLIN, &ignored);
@@ -231,28 +231,28 @@ static int collect(struct instance *ep, struct epoll_event *out, int max)
 	while (*at && n < max) {
 		struct item *it = &ep->items[*at - 1];
 		struct ready r = {0};
-		uint32_t shown = it->reported == ep->round || is_quiet(it) ? 0 : look(it, &r);
+		uint32_t shown = it->w->reported == ep->round || is_quiet(it) ? 0 : look(it, &r);
 
 		if (shown) {
 			report(ep, it, shown, &out[n++]);
-			it->head = shown & EPOLL_READABLE ? r.head : it->head;
-			it->told_ends = r.events & EPOLL_ENDS;
+			it->w->head = shown & EPOLL_READABLE ? r.head : it->w->head;
+			it->w->told_ends = r.events & EPOLL_ENDS;
 			if (shown & EPOLL_WRITABLE) {
-				it->blocked = r.blocked;
-				it->unwritable = false;
+				it->w->blocked = r.blocked;
+				it->w->unwritable = false;
 			}
-			it->idle = 0;
+			it->w->idle = 0;
 			*tail_at = *at; // to the end
-			*at = it->next_hot;
-			it->next_hot = 0;
-			tail_at = &it->next_hot;
+			*at = it->w->next_hot;
+			it->w->next_hot = 0;
+			tail_at = &it->w->next_hot;
 		} else {
-			it->idle++;
-			at = &it->next_hot;
+			it->w->idle++;
+			at = &it->w->next_hot;
 		}
 	}
 	while (*at)
-		at = &ep->items[*at - 1].next_hot;
+		at = &ep->items[*at - 1].w->next_hot;
 	*at = tail;
 	return n + collect_nested(ep, out + n, max - n);
 }
@@ -264,8 +264,8 @@ static void arm_idle(struct instance *ep, int looks)
 
 	for (int i = ep->hot; i; i = next) {
 		it = &ep->items[i - 1];
-		next = it->next_hot;
-		if (it->idle < looks)
+		next = it->w->next_hot;
+		if (it->w->idle < looks)
 			continue;
 		item_arm(ep, it);
 		if (is_ready(ep, it)) // came while we armed it
@@ -282,7 +282,7 @@ bool set_arm_all(struct instance *ep)
 
 	for (int i = list; i; i = next) {
 		it = &ep->items[i - 1];
-		next = it->next_hot;
+		next = it->w->next_hot;
 		item_arm(ep, it);
 		if (is_ready(ep, it)) {
 			item_heat(ep, it);
@@ -315,9 +315,9 @@ void set_changed(struct instance *ep)
 
 static void on_tcp_event(struct instance *ep, struct item *it, uint32_t events)
 {
-	it->ask_kernel = true;
-	it->tcp_event |= (events & EPOLLIN) != 0;
-	it->news |= (events & EPOLLPRI) != 0;
+	it->w->ask_kernel = true;
+	it->w->tcp_event |= (events & EPOLLIN) != 0;
+	it->w->news |= (events & EPOLLPRI) != 0;
 	if (it->kind == ITEM_MOVED)
 		item_heat(ep, it);
 }
@@ -338,7 +338,7 @@ void set_harvest(struct instance *ep)
 				continue;
 			}
 			for (it = item_of_bell(ep, (int)(uint32_t)e[i].data.u64); it; it = next) {
-				next = it->next_bell ? &ep->items[it->next_bell - 1] : NULL;
+				next = it->w->next_bell ? &ep->items[it->w->next_bell - 1] : NULL;
 				if (it->kind == ITEM_MOVED)
 					item_heat(ep, it);
 			}
@@ -364,7 +364,7 @@ static void hold_back(struct instance *ep)
 	struct item *it = ep->hot ? &ep->items[ep->hot - 1] : NULL;
 	struct rlm_bound *b;
 
-	if (!it || it->next_hot || !(it->events & EPOLLIN) || !wake_may_spin(&ep->spin))
+	if (!it || it->w->next_hot || !(it->events & EPOLLIN) || !wake_may_spin(&ep->spin))
 		return;
 	b = stream_bound(conn_of(it));
 	if (b)
@@ -380,7 +380,7 @@ static bool spin(struct instance *ep)
 	last = start = sys_ticks();
 	for (;;) {
 		for (int round = 0; round < 4; round++) {
-			for (int i = ep->hot; i; i = ep->items[i - 1].next_hot) {
+			for (int i = ep->hot; i; i = ep->items[i - 1].w->next_hot) {
 				struct item *it = &ep->items[i - 1];
 				struct rlm_bound *b = stream_bound(conn_of(it));
 
@@ -445,7 +445,7 @@ static int strip_moved(struct instance *ep, struct epoll_event *out, int n)
 		}
 		if (!moved)
 			continue;
-		moved->news = true;
+		moved->w->news = true;
 		item_heat(ep, moved);
 		out[k--] = out[--n];
 	}
@@ -509,7 +509,7 @@ static void abandon(void *arg)
 
 static void arm_nested(struct instance *ep)
 {
-	for (int i = ep->nested; i; i = ep->items[i - 1].next)
+	for (int i = ep->nested; i; i = ep->items[i - 1].w->next_nested)
 		epoll_arm(ep->items[i - 1].fd);
 }
 
@@ -684,9 +684,9 @@ bool set_is_ready(struct instance *ep, int epfd)
 	if (ep->sleepers || ep->outer)
 		ready = !set_arm_all(ep);
 	else
-		for (int i = ep->hot; i; i = ep->items[i - 1].next_hot)
+		for (int i = ep->hot; i; i = ep->items[i - 1].w->next_hot)
 			ready |= is_ready(ep, &ep->items[i - 1]);
-	for (int i = ep->nested; i; i = ep->items[i - 1].next)
+	for (int i = ep->nested; i; i = ep->items[i - 1].w->next_nested)
 		ready |= is_nested_of_ours(&ep->items[i - 1]) && nested_is_ready(&ep->items[i - 1], false, false);
 	ready |= ep->stash_used != 0;
 	if (!ready || ep->sleepers || ep->outer)

@@ -98,25 +98,27 @@ static bool move_in(struct instance *ep, int epfd, struct item *it, struct rlm_b
 	int fd = it->fd;
 	long now;
 
+	if (!item_watch(ep, it))
+		return false;
 	if (!make_inner(ep, epfd) ||
 	    (b->doorbell_mine >= 0 &&
 	     !ready_watch_doorbell(ep->inner, b->doorbell_mine, BELL_MARK | (uint32_t)b->doorbell_mine)) ||
 	    epoll_kernel_ctl(ep->inner, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET,
 			     item_tag(ep, it)) < 0)
 		return false;
-	it->news = it->tcp_event = fresh;
-	it->conn_events = atomic_load_explicit(&c->events, memory_order_acquire);
+	it->w->news = it->w->tcp_event = fresh;
+	it->w->conn_events = atomic_load_explicit(&c->events, memory_order_acquire);
 	if (!fresh) {
 		set_harvest(ep); // what was so when it was added is no news
 		// A send that finds no room before this waits for news of E, one after it for news of I: for that see look().
-		it->calls = atomic_load_explicit(&c->calls, memory_order_seq_cst);
+		it->w->calls = atomic_load_explicit(&c->calls, memory_order_seq_cst);
 		it->moving = true;
 		now = sys_poll_now(fd, POLLRDHUP | POLLOUT);
-		it->told_ends = now > 0 ? (uint32_t)now & EPOLL_ENDS : 0;
-		it->unwritable = now >= 0 && !(now & POLLOUT);
-		it->tcp = ready_arrived(c, fd);
+		it->w->told_ends = now > 0 ? (uint32_t)now & EPOLL_ENDS : 0;
+		it->w->unwritable = now >= 0 && !(now & POLLOUT);
+		it->w->tcp = ready_arrived(c, fd);
 		it->disabled = it->events & EPOLLONESHOT && has_fired(epfd, fd);
-		it->news = it->told_news = it->events & EPOLLET && fetch_pending(ep, epfd, it);
+		it->w->news = it->w->told_news = it->events & EPOLLET && fetch_pending(ep, epfd, it);
 	}
 	if (!item_take(ep, it, b->doorbell_mine)) {
 		epoll_kernel_ctl(ep->inner, EPOLL_CTL_DEL, fd, 0, 0);
@@ -200,8 +202,8 @@ static void renew(struct instance *ep, struct item *it, const struct epoll_event
 	it->events = e->events;
 	it->data = e->data.u64;
 	it->disabled = false;
-	it->news = it->tcp_event = true;
-	it->told_news = false;
+	it->w->news = it->w->tcp_event = true;
+	it->w->told_news = false;
 	set_changed(ep);
 }
 
@@ -439,7 +441,7 @@ static void keep_outer_edges(struct instance *ep, int epfd)
 {
 	bool edges = false;
 
-	for (int i = ep->nested; i; i = ep->items[i - 1].next)
+	for (int i = ep->nested; i; i = ep->items[i - 1].w->next_nested)
 		edges |= (ep->items[i - 1].events & EPOLLET) != 0;
 	if (edges)
 		fetch_pending(ep, epfd, NULL);
@@ -601,7 +603,8 @@ static void inherit(struct instance *ep)
 	for (uint32_t i = 0; i < ep->used; i++) {
 		struct item *it = &ep->items[i];
 
-		it->armed = false;
+		if (it->w)
+			it->w->armed = false;
 		if (it->kind == ITEM_MOVED)
 			item_heat(ep, it);
 	}

@@ -46,6 +46,62 @@ static void drop_table(void *table, uint32_t size, size_t entry)
 		sys_call2(SYS_munmap, table, size * entry);
 }
 
+// --- watches ---
+
+#define WATCHES 64 // in one mapping
+
+struct watch_block {
+	struct watch_block *next;
+	struct watch watches[WATCHES];
+};
+
+static bool more_watches(struct instance *ep)
+{
+	long p = sys_call6(SYS_mmap, 0, sizeof(struct watch_block), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct watch_block *block = (struct watch_block *)p;
+
+	if (p < 0 && p > -4096)
+		return false;
+	block->next = ep->blocks;
+	ep->blocks = block;
+	for (int i = 0; i < WATCHES; i++) {
+		block->watches[i].next_free = ep->watches;
+		ep->watches = &block->watches[i];
+	}
+	return true;
+}
+
+bool item_watch(struct instance *ep, struct item *it)
+{
+	if (!it->w) {
+		if (!ep->watches && !more_watches(ep))
+			return false;
+		it->w = ep->watches;
+		ep->watches = it->w->next_free;
+	}
+	*it->w = (struct watch){.bell = -1, .serial = ++ep->serial & 0x7fffffff};
+	return true;
+}
+
+void item_unwatch(struct instance *ep, struct item *it)
+{
+	if (!it->w)
+		return;
+	it->w->next_free = ep->watches;
+	ep->watches = it->w;
+	it->w = NULL;
+}
+
+static void drop_watches(struct instance *ep)
+{
+	while (ep->blocks) {
+		struct watch_block *block = ep->blocks;
+
+		ep->blocks = block->next;
+		sys_call2(SYS_munmap, block, sizeof(*block));
+	}
+}
+
 // --- instances ---
 
 struct instance *instance_at(uint32_t index)
@@ -110,6 +166,7 @@ void instance_free(struct instance *ep)
 	drop_table(ep->items, ep->items_size, sizeof(*ep->items));
 	drop_table(ep->by_fd, ep->by_fd_size, sizeof(*ep->by_fd));
 	drop_table(ep->stash, ep->stash_size, sizeof(*ep->stash));
+	drop_watches(ep);
 	atomic_store_explicit(&ep->refs, 0, memory_order_release);
 	rlm_lock_drop(&instances_lock);
 }
@@ -177,7 +234,7 @@ struct item *item_of_tag(struct instance *ep, uint64_t tag)
 	uint32_t index = (uint32_t)tag;
 	struct item *it = index && index <= ep->used ? &ep->items[index - 1] : NULL;
 
-	return it && item_is_in_inner(it) && it->serial == tag >> 32 ? it : NULL;
+	return it && item_is_in_inner(it) && it->w->serial == tag >> 32 ? it : NULL;
 }
 
 struct item *item_new(struct instance *ep, int fd, const struct epoll_event *e, enum item_kind kind)
@@ -190,7 +247,7 @@ struct item *item_new(struct instance *ep, int fd, const struct epoll_event *e, 
 		return NULL;
 	if (ep->free) {
 		it = &ep->items[ep->free - 1];
-		ep->free = it->next;
+		ep->free = it->fd;
 	} else {
 		if (!grow((void **)&ep->items, &ep->items_size, ep->used + 1, sizeof(*ep->items)))
 			return NULL;
@@ -198,17 +255,20 @@ struct item *item_new(struct instance *ep, int fd, const struct epoll_event *e, 
 	}
 	*it = (struct item){.kind = (uint8_t)kind,
 			    .fd = fd,
-			    .serial = ++ep->serial & 0x7fffffff,
 			    .events = e->events,
 			    .conn = UINT32_MAX,
-			    .data = e->data.u64,
-			    .bell = -1};
+			    .data = e->data.u64};
 	ep->by_fd[fd] = item_index(ep, it);
 	ep->others++;
-	if (kind == ITEM_NESTED) {
-		it->next = ep->nested;
-		ep->nested = item_index(ep, it);
+	if (kind != ITEM_NESTED)
+		return it;
+	if (!item_watch(ep, it)) {
+		it->kind = ITEM_KERNEL;
+		item_free(ep, it);
+		return NULL;
 	}
+	it->w->next_nested = ep->nested;
+	ep->nested = item_index(ep, it);
 	return it;
 }
 
@@ -216,33 +276,33 @@ static void hot_remove(struct instance *ep, struct item *it)
 {
 	int *at = &ep->hot;
 
-	if (!it->hot)
+	if (!it->w->hot)
 		return;
 	while (*at != item_index(ep, it))
-		at = &ep->items[*at - 1].next_hot;
-	*at = it->next_hot;
-	it->hot = false;
+		at = &ep->items[*at - 1].w->next_hot;
+	*at = it->w->next_hot;
+	it->w->hot = false;
 }
 
 static void bell_remove(struct instance *ep, struct item *it)
 {
 	int *at;
 
-	if (it->bell < 0)
+	if (it->w->bell < 0)
 		return;
-	at = &ep->by_fd[it->bell];
+	at = &ep->by_fd[it->w->bell];
 	while (*at && *at != item_index(ep, it))
-		at = &ep->items[*at - 1].next_bell;
+		at = &ep->items[*at - 1].w->next_bell;
 	if (*at)
-		*at = it->next_bell;
-	it->bell = -1;
+		*at = it->w->next_bell;
+	it->w->bell = -1;
 }
 
 void item_leaves(struct instance *ep, struct item *it)
 {
 	item_heat(ep, it); // disarms
 	bell_remove(ep, it);
-	it->ask_kernel = true;
+	it->w->ask_kernel = true;
 }
 
 static void nested_remove(struct instance *ep, struct item *it)
@@ -250,8 +310,8 @@ static void nested_remove(struct instance *ep, struct item *it)
 	int *at = &ep->nested;
 
 	while (*at != item_index(ep, it))
-		at = &ep->items[*at - 1].next;
-	*at = it->next;
+		at = &ep->items[*at - 1].w->next_nested;
+	*at = it->w->next_nested;
 }
 
 void item_free(struct instance *ep, struct item *it)
@@ -259,13 +319,14 @@ void item_free(struct instance *ep, struct item *it)
 	item_give_back(ep, it);
 	if (it->kind == ITEM_NESTED)
 		nested_remove(ep, it);
+	item_unwatch(ep, it);
 	ep->others--;
 	if (it->fd >= 0)
 		ep->by_fd[it->fd] = 0;
 	else
 		ep->orphans--;
 	it->kind = ITEM_FREE;
-	it->next = ep->free;
+	it->fd = ep->free;
 	ep->free = item_index(ep, it);
 }
 
@@ -281,12 +342,12 @@ bool item_take(struct instance *ep, struct item *it, int doorbell)
 	if (!grow((void **)&ep->by_fd, &ep->by_fd_size, (uint32_t)(doorbell + 1), sizeof(*ep->by_fd)))
 		return false;
 	it->kind = ITEM_MOVED;
-	it->bell = doorbell;
+	it->w->bell = doorbell;
 	if (doorbell >= 0) {
-		it->next_bell = ep->by_fd[doorbell];
+		it->w->next_bell = ep->by_fd[doorbell];
 		ep->by_fd[doorbell] = item_index(ep, it);
 	}
-	it->ask_kernel = true;
+	it->w->ask_kernel = true;
 	ep->moved++;
 	ep->moves++;
 	ep->others--;
@@ -300,6 +361,7 @@ void item_give_back(struct instance *ep, struct item *it)
 	item_disarm(ep, it);
 	hot_remove(ep, it);
 	bell_remove(ep, it);
+	item_unwatch(ep, it);
 	it->kind = ITEM_PLAIN;
 	ep->moved--;
 	ep->others++;
@@ -309,24 +371,24 @@ void item_disarm(struct instance *ep, struct item *it)
 {
 	struct rlm_bound *b;
 
-	if (!it->armed)
+	if (!it->w || !it->w->armed)
 		return;
 	b = stream_bound(conn_of(it));
 	if (b)
-		ready_unlisten(b, it->listening);
+		ready_unlisten(b, it->w->listening);
 	ready_release(conn_of(it));
-	it->armed = false;
+	it->w->armed = false;
 	ep->armed--;
 }
 
 void item_heat(struct instance *ep, struct item *it)
 {
 	item_disarm(ep, it);
-	it->idle = 0;
-	if (it->hot)
+	it->w->idle = 0;
+	if (it->w->hot)
 		return;
-	it->hot = true;
-	it->next_hot = ep->hot;
+	it->w->hot = true;
+	it->w->next_hot = ep->hot;
 	ep->hot = item_index(ep, it);
 }
 
@@ -335,14 +397,14 @@ void item_arm(struct instance *ep, struct item *it)
 	struct rlm_bound *b;
 
 	hot_remove(ep, it);
-	if (it->armed || it->disabled)
+	if (it->w->armed || it->disabled)
 		return;
 	b = ready_hold_to_sleep(conn_of(it));
 	if (!b)
 		return;
-	it->listening = it->events & (EPOLL_READABLE | EPOLL_WRITABLE | EPOLLRDHUP);
-	ready_listen(b, it->listening);
-	it->armed = true;
+	it->w->listening = it->events & (EPOLL_READABLE | EPOLL_WRITABLE | EPOLLRDHUP);
+	ready_listen(b, it->w->listening);
+	it->w->armed = true;
 	ep->armed++;
 }
 

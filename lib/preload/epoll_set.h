@@ -22,38 +22,45 @@ enum item_kind {
 	ITEM_NESTED, // in E; an epoll instance
 };
 
+// A registration. One of a connection that has not moved costs no more than this.
 struct item {
-	uint8_t kind; // enum item_kind
+	uint64_t data;	 // this and
+	uint32_t events; // this as the application registered it
+	uint32_t conn;	 // index, UINT32_MAX: none yet
+	int fd;		 // -1: this number was closed, another one keeps the socket open. Of a free one: next free, index + 1
+	uint8_t kind;	 // enum item_kind
+	bool disabled;	 // one-shot has fired
+	bool moving;	 // into I, and not looked at since it was bound
+	struct watch *w; // of what is in I or nested, else NULL
+};
+
+// What is looked at here: an item in I, or a nested instance.
+struct watch {
 	bool hot;
 	bool armed;
-	bool disabled;	 // one-shot has fired
-	bool ask_kernel; // TCP may have something
-	bool news;	 // edge: report, whatever else is as it was
-	bool tcp_event;	 // edge: TCP has brought something, maybe payload
-	bool unwritable; // edge: it was, since the last report
-	bool moving;	 // into I, and not looked at since it was bound
-	bool told_news;	 // `news` is counted in the instance's edges
-	uint8_t idle;	 // looks in a row without anything
-	int fd;		 // -1: this number was closed, another one keeps the socket open
-	uint32_t serial; // of this use of the entry
-	uint32_t events; // as the application registered it
+	bool ask_kernel;    // TCP may have something
+	bool news;	    // edge: report, whatever else is as it was
+	bool tcp_event;	    // edge: TCP has brought something, maybe payload
+	bool unwritable;    // edge: it was, since the last report
+	bool told_news;	    // `news` is counted in the instance's edges
+	uint8_t idle;	    // looks in a row without anything
+	uint32_t serial;    // of this use of the item
 	uint32_t listening; // what was listened for, while armed
-	uint32_t conn;	    // index, UINT32_MAX: none yet
 	uint32_t calls;	    // of the connection when it moved
 	uint32_t conn_events; // the connection's event count at the last look
 	uint32_t reported;    // round of the instance in which it was last reported
 	uint32_t blocked;     // sends that found no room, as of the last report
 	uint32_t told_blocked;
-	uint32_t told_ends;  // EPOLL_ENDS as of the last report
+	uint32_t told_ends;   // EPOLL_ENDS as of the last report
 	uint32_t inner_edges; // ITEM_NESTED: the inner instance's edges as of the last report
-	uint64_t data;
+	int bell;	      // doorbell, -1
+	int next_hot;	      // index + 1 of an item, as are these two
+	int next_bell;	      // items of one doorbell
+	int next_nested;
 	uint64_t head;	    // peer's head at the last report
 	uint64_t told_head; // and when the edge was counted
 	uint64_t tcp;	    // payload bytes that TCP had brought
-	int next_hot;	    // index + 1
-	int next_bell;	    // index + 1, items of one doorbell
-	int next;	    // index + 1, nested or free
-	int bell;	    // doorbell, -1
+	struct watch *next_free;
 };
 
 struct instance {
@@ -84,6 +91,8 @@ struct instance {
 	uint32_t items_size;
 	uint32_t by_fd_size;
 	struct item *items;
+	struct watch *watches;	   // free ones
+	struct watch_block *blocks; // all
 	int *by_fd;	    // index + 1 of a descriptor's item; of the first item of a doorbell
 	struct epoll_event *stash; // taken from the kernel, not yet by the application
 	uint32_t stash_used, stash_size;
@@ -127,6 +136,9 @@ void item_free(struct instance *ep, struct item *it);
 // Its number is closed, but not the socket.
 void item_orphan(struct instance *ep, struct item *it);
 
+// Before it moves in: everything as new. false: no memory.
+bool item_watch(struct instance *ep, struct item *it);
+void item_unwatch(struct instance *ep, struct item *it);
 // PLAIN -> MOVED and back, in our tables alone. doorbell: -1 while the connection leaves its slot.
 bool item_take(struct instance *ep, struct item *it, int doorbell);
 void item_give_back(struct instance *ep, struct item *it);
@@ -150,7 +162,7 @@ struct item *item_of_bell(struct instance *ep, int doorbell);
 
 static inline uint64_t item_tag(const struct instance *ep, const struct item *it)
 {
-	return (uint64_t)it->serial << 32 | (uint32_t)item_index(ep, it);
+	return (uint64_t)it->w->serial << 32 | (uint32_t)item_index(ep, it);
 }
 
 struct item *item_of_tag(struct instance *ep, uint64_t tag);
