@@ -81,6 +81,16 @@ int64_t cutover_rx_arrived(const struct rlm_bound *b, int fd);
 bool cutover_rx_has_ended(const struct rlm_bound *b);
 // rx_lock. The sender will put nothing more into this round: it has ended it, or is gone, or never began.
 bool cutover_rx_is_complete(const struct rlm_bound *b, int fd);
+// What is there now, in the order of the stream: bytes of TCP up to the cut, bytes of the ring, and, behind the frames of a round that has
+// ended, all that follows on TCP.
+struct rx_layout {
+	uint64_t tcp;
+	uint64_t ring;
+	uint64_t frames;
+	bool more; // behind the frames
+};
+// rx_lock, after cutover_rx(), with DRAIN or RING.
+struct rx_layout cutover_rx_layout(struct rlm_bound *b);
 // rx_lock. FIONREAD: bytes that receives would find now.
 uint64_t cutover_rx_unread(struct rlm_conn *c, struct rlm_bound *b, int fd);
 // rx_lock. SIOCATMARK: the next byte comes from TCP, which is at the mark; frames do not count.

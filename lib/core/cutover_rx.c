@@ -493,29 +493,36 @@ enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t
 // What lies in the ring before its end, or before what is to come again.
 static uint64_t ring_unread(struct rlm_bound *b)
 {
-	uint64_t n = ring_available_now(&b->rx), end;
+	uint64_t n = ring_available_now(&b->rx), tail = atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed), end;
 
 	if (n == RLM_RING_BROKEN)
 		return 0;
+	if (b->rx_orphaned)
+		return b->back_to - tail;
 	if (!round_is_decided(b))
 		return n;
-	end = atomic_load_explicit(&b->rx.peer->end, memory_order_relaxed) -
-	      atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed);
+	end = atomic_load_explicit(&b->rx.peer->end, memory_order_relaxed) - tail;
 	return end < n ? end : n;
 }
 
-// Payload behind the frames of a round that has ended.
-static uint64_t behind_frames(const struct rlm_bound *b, uint64_t tcp)
+struct rx_layout cutover_rx_layout(struct rlm_bound *b)
 {
-	uint64_t frames = b->drain + FRAMES_SIZE - b->frame_got;
+	// The order matters: a round that is seen as ended is seen with all its bytes.
+	bool ended = !b->rx_orphaned && round_is_decided(b);
 
-	return round_is_decided(b) && tcp > frames ? tcp - frames : 0;
+	return (struct rx_layout){
+		.tcp = b->rx_state == RX_DRAIN ? b->drain : 0,
+		.ring = b->rx_state == RX_FRAMES ? 0 : ring_unread(b),
+		.frames = FRAMES_SIZE - b->frame_got,
+		.more = ended,
+	};
 }
 
 // All that is there now, across a change of carrier: programs count down to zero what they were told and then wait for news.
 uint64_t cutover_rx_unread(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	uint64_t available, tcp;
+	struct rx_layout l;
 	enum rx_way way;
 	int queued;
 
@@ -526,16 +533,13 @@ uint64_t cutover_rx_unread(struct rlm_conn *c, struct rlm_bound *b, int fd)
 		// A round that began before this was counted, with its CUT on TCP, is seen to have begun.
 	} while (way == RX_WAY_SINGLE && round_has_begun(b) && !round_is_void(b));
 	tcp = (uint64_t)queued;
-	switch ((enum rlm_rx_state)b->rx_state) {
-	case RX_DRAIN:
-		return tcp < b->drain ? tcp : b->drain + ring_unread(b) + behind_frames(b, tcp);
-	case RX_RING:
-		return (b->rx_orphaned ? available : ring_unread(b)) + behind_frames(b, tcp);
-	case RX_FRAMES:
-		return behind_frames(b, tcp);
-	default:
+	if (b->rx_state < RX_DRAIN)
 		return tcp;
-	}
+	l = cutover_rx_layout(b);
+	if (tcp < l.tcp)
+		return tcp;
+	tcp -= l.tcp;
+	return l.tcp + l.ring + (l.more && tcp > l.frames ? tcp - l.frames : 0);
 }
 
 bool cutover_rx_at_mark(struct rlm_conn *c, struct rlm_bound *b, int fd)

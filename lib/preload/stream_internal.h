@@ -72,6 +72,11 @@ static inline int64_t stream_sent(struct rlm_conn *c, struct rlm_bound *b, int f
 int64_t stream_send_locked(struct rlm_conn *c, int fd, const void *data, uint64_t n, int flags);
 int64_t stream_recv_locked(struct rlm_conn *c, int fd, void *data, uint64_t most, int flags);
 
+// rx_lock, after cutover_rx() said RING or LIMIT: like recv() with MSG_PEEK, and never waits.
+struct cursor;
+int64_t stream_peek(struct rlm_bound *b, int fd, const struct cursor *at, uint64_t total);
+int64_t stream_peek_all(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags);
+
 // Where in an iovec array the next byte goes.
 struct cursor {
 	const struct iovec *iov;

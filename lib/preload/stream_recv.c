@@ -74,6 +74,7 @@ void stream_came_out(struct rlm_conn *c, int fd)
 static int64_t settle(struct rlm_conn *c, int fd, const struct rlm_inside *inside, int64_t n, int flags)
 {
 	struct rlm_bound *b;
+	int64_t whole = n;
 
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
@@ -85,7 +86,7 @@ static int64_t settle(struct rlm_conn *c, int fd, const struct rlm_inside *insid
 		n = cutover_rx_returned(b, fd, n, flags & MSG_PEEK);
 		if (n == -ECONNRESET)
 			stream_break(c, b, fd);
-		if (n == 0) // nothing but frames
+		if (n == 0 || (flags & MSG_PEEK && n > 0 && n < whole)) // nothing but frames; or a peek met some, and the ring has more
 			n = STREAM_AGAIN;
 	}
 	if (n == STREAM_AGAIN)
@@ -109,15 +110,14 @@ int64_t stream_plain_recv_end_bound(struct rlm_conn *c, int fd, struct rlm_insid
 }
 
 // TCP up to the cut, under rx_lock. > 0, 0 end of stream, -errno.
-static int64_t take_up_to_cut(struct rlm_conn *c, struct rlm_bound *b, int fd, struct cursor *at, uint64_t most,
-			      uint64_t limit, int flags)
+static int64_t take_up_to_cut(struct rlm_conn *c, struct rlm_bound *b, int fd, struct cursor *at, uint64_t most, uint64_t limit)
 {
 	uint64_t n;
 	struct cursor next = *at;
 	void *p = cursor_next(&next, most < limit ? most : limit, &n);
-	int64_t r = rx_take(fd, p, n, flags & MSG_PEEK);
+	int64_t r = rx_take(fd, p, n, false);
 
-	if (r > 0 && !(flags & MSG_PEEK)) {
+	if (r > 0) {
 		at->offset += (size_t)r; // within the same entry: n did not cross it
 		while (at->left && at->offset > at->iov->iov_len) {
 			at->offset -= at->iov->iov_len;
@@ -156,7 +156,6 @@ static int64_t ring_recv(struct receive *r, struct rlm_bound *b, uint64_t availa
 {
 	struct rlm_ring *ring = &b->rx;
 	uint64_t start = atomic_load_explicit(&ring->mine->tail, memory_order_relaxed), most = r->total - r->done, done = 0, taken = 0, n;
-	bool peek = r->flags & MSG_PEEK;
 	int error = 0;
 	void *p;
 
@@ -173,8 +172,7 @@ static int64_t ring_recv(struct receive *r, struct rlm_bound *b, uint64_t availa
 			error = -ECONNRESET;
 		if (__builtin_expect(error, 0))
 			break;
-		if (!peek)
-			stream_took(r->c, b, start + taken, done - taken);
+		stream_took(r->c, b, start + taken, done - taken);
 		taken = done;
 	}
 	if (__builtin_expect(!error, 1))
@@ -417,6 +415,18 @@ static int64_t break_off(struct receive *r, struct rlm_bound *b)
 	return finish(r, -ECONNRESET);
 }
 
+static int64_t peek(struct receive *r, struct rlm_bound *b)
+{
+	int64_t n = stream_peek(b, r->fd, &r->at, r->total);
+
+	if (n == -EAGAIN)
+		return wait_for_more(r, b);
+	if (n == -ECONNRESET && !cutover_slot_stands(b))
+		return break_off(r, b);
+	rlm_lock_drop(&r->c->rx_lock);
+	return n == 0 && r->total ? finish_at_end(r) : finish(r, n);
+}
+
 // Fast path and all the others: one look at the connection. Lock is held on entry, released on return.
 static int64_t one_step(struct receive *r, struct rlm_bound *b)
 {
@@ -438,6 +448,8 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 	}
 	if (__builtin_expect(way != RX_WAY_RING, 0))
 		stream_note_rx(c, b);
+	if (__builtin_expect(r->flags & MSG_PEEK, 0) && (way == RX_WAY_RING || way == RX_WAY_LIMIT))
+		return peek(r, b);
 	switch (way) {
 	case RX_WAY_RING:
 		if (__builtin_expect(!conn_stat(&arena, c)->rx_carrier, 0))
@@ -454,7 +466,7 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 	case RX_WAY_SINGLE:
 		return from_kernel(r);
 	case RX_WAY_LIMIT:
-		n = take_up_to_cut(c, b, r->fd, &r->at, r->total - r->done, b->drain, r->flags);
+		n = take_up_to_cut(c, b, r->fd, &r->at, r->total - r->done, b->drain);
 		if (n == -EAGAIN)
 			return wait_for_more(r, b);
 		break;
@@ -510,25 +522,6 @@ static __attribute__((noinline)) int64_t waste(struct rlm_conn *c, int fd, uint6
 	return receive(c, fd, &iov, 1, flags & ~MSG_TRUNC, false);
 }
 
-// A peek that waits for all of it. The kernel could not be woken out of one when the connection is promoted meanwhile, so this looks
-// again and again; nobody is known to do it in earnest.
-static int64_t peek_all(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
-{
-	const struct timespec moment = {.tv_nsec = 1000000};
-	int64_t n, last = -1;
-
-	for (int same = 0;; same++) {
-		n = receive(c, fd, iov, iovcnt, flags & ~MSG_WAITALL, false);
-		if (n <= 0 || (uint64_t)n >= iov_total(iov, iovcnt) || flags & MSG_DONTWAIT)
-			return n;
-		if (sys_poll_now(stream_fd(c, fd), POLLRDHUP) > 0 && n == last)
-			return n;
-		last = n;
-		if (sys_call2(SYS_nanosleep, &moment, NULL) == -EINTR)
-			return n;
-	}
-}
-
 int64_t stream_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
 {
 	struct cursor at = {iov, iovcnt, 0};
@@ -538,7 +531,7 @@ int64_t stream_recv(struct rlm_conn *c, int fd, const struct iovec *iov, int iov
 	if (__builtin_expect(flags & MSG_TRUNC, 0))
 		return waste(c, fd, iov_total(iov, iovcnt), flags);
 	if (__builtin_expect((flags & (MSG_PEEK | MSG_WAITALL)) == (MSG_PEEK | MSG_WAITALL), 0))
-		return peek_all(c, fd, iov, iovcnt, flags);
+		return stream_peek_all(c, fd, iov, iovcnt, flags);
 	return receive(c, fd, iov, iovcnt, flags, false);
 }
 
