@@ -186,11 +186,13 @@ static int64_t forbidden_flags(struct rlm_conn *c, int fd, struct load *load, ui
 	return kernel_send(c, fd, load, total, flags, false);
 }
 
-// tx_lock. The bytes were put into the ring of a receiver who has closed. TCP may know: then its answer is that of this call. Else they are
-// the first that a closed receiver is sent, and the END makes its kernel answer.
+// tx_lock. The bytes were put into the ring of a receiver who has closed. If none of them was read, and TCP knows, its answer is that of this
+// call. Else they came before the close, or are the first that a closed receiver is sent, and the END makes its kernel answer.
 int64_t stream_sent_to_left(struct rlm_conn *c, struct rlm_bound *b, int fd, int flags, int64_t done)
 {
-	if (sys_poll_now(fd, 0) & (POLLERR | POLLHUP)) {
+	uint64_t unread = ring_head(&b->tx) - atomic_load_explicit(&b->tx.peer->tail, memory_order_acquire);
+
+	if (unread >= (uint64_t)done && sys_poll_now(fd, 0) & (POLLERR | POLLHUP)) {
 		long r = sys_send(fd, NULL, 0, flags);
 
 		b->tx_dead = 1;
