@@ -219,12 +219,13 @@ static void publish_wish(struct rlm_bound *b)
 	sys_ring(b->control_peer, b->control_port);
 }
 
-// The peer has closed its side, and may be gone altogether: only real bytes make its kernel say so.
+// The peer has closed its side, and may be gone altogether: only real bytes make its kernel say so. What it read before it closed is seen
+// here, after its close: if that was all, there is nothing to find out before the next send.
 static void probe(struct rlm_bound *b, int fd)
 {
 	const uint8_t frame = RLM_FRAME_END;
 
-	if (b->tx_probed || sys_poll_now(fd, POLLRDHUP) <= 0)
+	if (b->tx_probed || sys_poll_now(fd, POLLRDHUP) <= 0 || ring_is_empty(&b->tx))
 		return;
 	b->tx_probed = 1;
 	owe(b, &frame, 1);
