@@ -32,7 +32,7 @@
 #define RLM_CONN_ISN 0x80u      // must be named by initial sequence numbers
 #define RLM_CONN_TUPLE 0x100u   // cannot be named by initial sequence numbers: the broker may not read them
 #define RLM_CONN_ACTIVE 0x400u  // this end called connect()
-#define RLM_CONN_INHERITED 0x800u // from an earlier program or another process; others may have it too
+#define RLM_CONN_INHERITED 0x800u // from an earlier program or another process, or given to one: others may have it too
 #define RLM_CONN_NAMING 0x200u  // a duplicate of the socket is on its way to the broker or there
 
 struct rlm_conn {

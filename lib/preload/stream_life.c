@@ -176,7 +176,7 @@ void stream_leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd)
 }
 
 // A duplicate is under way to the broker, and must not delay what a close says to the peer: the end, or a reset when it throws bytes away or
-// was told to.
+// was told to. Not when others have the socket: then the close says nothing.
 static void say_closed(int fd)
 {
 	const struct sockaddr none = {.sa_family = AF_UNSPEC};
@@ -195,7 +195,7 @@ static void say_closed(int fd)
 // The socket is about to be closed for good: fd, -1 if it is closed already. No thread is inside.
 static void let_go(struct rlm_conn *c, int fd)
 {
-	uint32_t index = conn_index(&arena, c), generation = conn_generation(&arena, c);
+	uint32_t index = conn_index(&arena, c), generation = conn_generation(&arena, c), flags;
 	struct rlm_bound *b;
 
 	rlm_lock_take(&c->tx_lock);
@@ -209,8 +209,9 @@ static void let_go(struct rlm_conn *c, int fd)
 		stream_leave_slot(c, b, fd);
 	rlm_lock_drop(&c->rx_lock);
 	rlm_lock_drop(&c->tx_lock);
-	if (!b && atomic_load_explicit(&c->flags, memory_order_seq_cst) & RLM_CONN_OFFERED) {
-		if (helper_offer_outstanding(c) && fd >= 0)
+	flags = atomic_load_explicit(&c->flags, memory_order_seq_cst);
+	if (!b && flags & RLM_CONN_OFFERED) {
+		if (helper_offer_outstanding(c) && fd >= 0 && !(flags & RLM_CONN_INHERITED))
 			say_closed(fd);
 		helper_withdraw(index, generation);
 	}
@@ -549,7 +550,8 @@ static enum hurry hurry_after(int ms)
 static int to_kernel(struct rlm_conn *c, int fd, enum rlm_why why, bool leftover)
 {
 	const struct timespec moment = {.tv_nsec = 200000};
-	uint32_t flags = atomic_fetch_or_explicit(&c->flags, RLM_CONN_BARRED, memory_order_seq_cst);
+	uint32_t also = why == RLM_WHY_SHARED ? RLM_CONN_INHERITED : 0;
+	uint32_t flags = atomic_fetch_or_explicit(&c->flags, RLM_CONN_BARRED | also, memory_order_seq_cst);
 	struct rlm_bound *b;
 
 	if (!(flags & RLM_CONN_BARRED))
