@@ -61,7 +61,7 @@ void wake_conn(struct rlm_conn *c);
 // The first end to spin still waits for the other's wake-up. So the largest budget has room for one of these and some work,
 // and a sleep counts as short up to twice that.
 #define RLM_SPIN_MAX 240000u
-#define RLM_SPIN_START RLM_SPIN_MAX
+#define RLM_SPIN_START 30000u
 #define RLM_SLEEP_SHORT (2 * RLM_SPIN_MAX)
 #define RLM_SPIN_MIN 3000u
 #define RLM_SPIN_STREAK_MIN 4u
