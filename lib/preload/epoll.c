@@ -428,7 +428,8 @@ static int kernel_wait(const struct waiting *w, const struct timespec *timeout)
 	return r < 0 ? -errno : (int)r;
 }
 
-// Items have moved while we slept in the kernel. What it said of them may have been a frame: that is for collect() to tell.
+// Items have moved while we slept in the kernel. What it said of them may have been a frame: that is for collect() to tell. So a shot that
+// was fired for us, and taken for one that the application knows of, was none.
 static int strip_moved(struct instance *ep, struct epoll_event *out, int n)
 {
 	for (int k = 0; k < n; k++) {
@@ -446,6 +447,7 @@ static int strip_moved(struct instance *ep, struct epoll_event *out, int n)
 		if (!moved)
 			continue;
 		moved->w->news = true;
+		moved->disabled = false;
 		item_heat(ep, moved);
 		out[k--] = out[--n];
 	}

@@ -4,6 +4,7 @@
 
 #include <sched.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/select.h>
 
 static int sleep_recv(void *arg)
@@ -310,6 +311,62 @@ static void two_threads_through_promotion(void **state)
 	assert_returns(sched_setaffinity(0, sizeof(before), &before), 0);
 }
 
+struct answerer {
+	int ep;
+	int rounds; // so many times a byte comes on any of the connections
+};
+
+// Each byte is answered, and each shot is told once.
+static int answer_all(void *arg)
+{
+	struct answerer *a = arg;
+	struct epoll_event event;
+	char byte;
+
+	for (int i = 0; i < a->rounds; i++) {
+		if (epoll_wait(a->ep, &event, 1, DEADLINE_MS) != 1 || recv(event.data.fd, &byte, 1, MSG_DONTWAIT) != 1 ||
+		    send(event.data.fd, &byte, 1, 0) != 1)
+			return -1;
+		event.events = EPOLLIN | EPOLLONESHOT;
+		if (epoll_ctl(a->ep, EPOLL_CTL_MOD, event.data.fd, &event) < 0)
+			return -1;
+	}
+	return 1;
+}
+
+// A shot that the kernel has fired when its connection is promoted, and that the sleeper has not told yet, is not lost. The instance holds
+// so much that there is time for it.
+static void shot_through_promotion(void **state)
+{
+	struct pair pairs[24];
+	struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT};
+	int others[400], pairs_many = (int)(sizeof(pairs) / sizeof(pairs[0])), rounds = 40;
+	struct answerer a = {.ep = epoll_create1(EPOLL_CLOEXEC), .rounds = pairs_many * rounds};
+	struct sleeper sleeper;
+
+	for (int i = 0; i < 400; i++) {
+		others[i] = eventfd(0, EFD_CLOEXEC);
+		event.data.fd = others[i];
+		assert_returns(epoll_ctl(a.ep, EPOLL_CTL_ADD, others[i], &event), 0);
+	}
+	sleeper_start(&sleeper, answer_all, &a);
+	for (int i = 0; i < pairs_many; i++) {
+		pair_open(&pairs[i], *(int *)*state);
+		event.data.fd = pairs[i].b;
+		assert_returns(epoll_ctl(a.ep, EPOLL_CTL_ADD, pairs[i].b, &event), 0);
+		for (int n = 0; n < rounds; n++) {
+			send_text(pairs[i].a, "x");
+			recv_text(pairs[i].a, "x");
+		}
+	}
+	assert_returns(sleeper_join(&sleeper), 1);
+	for (int i = 0; i < pairs_many; i++)
+		pair_close(&pairs[i]);
+	for (int i = 0; i < 400; i++)
+		close(others[i]);
+	close(a.ep);
+}
+
 // clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_FAMILY(through_promotion),
@@ -320,6 +377,7 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(sender_through_promotion),
     TEST_FAMILY(unread_at_the_cut),
     TEST_FAMILY(two_threads_through_promotion),
+    TEST_FAMILY(shot_through_promotion),
 };
 // clang-format on
 
