@@ -70,10 +70,11 @@ static void close_fd(int *fd)
 
 // --- event channels
 
-// Binds a port as request says. The descriptor is restricted to one peer before anyone else gets it. 0 or -errno.
-static int evtchn_bind(int *bell, uint32_t *port, unsigned peer, unsigned long request, void *argument)
+// Binds a port as request says. Before anyone else gets the descriptor it is restricted to a domain that is not there, so that nothing more can be
+// bound with it; the kernel refuses to restrict one to dom0. 0 or -errno.
+static int evtchn_bind(int *bell, uint32_t *port, unsigned long request, void *argument)
 {
-	struct ioctl_evtchn_restrict_domid restriction = {.domid = (domid_t)peer};
+	struct ioctl_evtchn_restrict_domid restriction = {.domid = DOMID_FIRST_RESERVED - 1};
 	int err, result, fd = device_open("/dev/xen/evtchn");
 
 	*bell = -1;
@@ -95,7 +96,7 @@ int rlmd_xen_bell_make(struct rlmd_xen_half *half, unsigned peer)
 	struct ioctl_evtchn_bind_unbound_port bind = {.remote_domain = peer};
 
 	*half = (struct rlmd_xen_half){.page = -1, .region = -1, .bell = -1};
-	return evtchn_bind(&half->bell, &half->port, peer, IOCTL_EVTCHN_BIND_UNBOUND_PORT, &bind);
+	return evtchn_bind(&half->bell, &half->port, IOCTL_EVTCHN_BIND_UNBOUND_PORT, &bind);
 }
 
 int rlmd_xen_bell_open(struct rlmd_xen_view *view, unsigned peer, uint32_t port)
@@ -103,7 +104,7 @@ int rlmd_xen_bell_open(struct rlmd_xen_view *view, unsigned peer, uint32_t port)
 	struct ioctl_evtchn_bind_interdomain bind = {.remote_domain = peer, .remote_port = port};
 
 	*view = (struct rlmd_xen_view){.region = -1, .bell = -1};
-	return evtchn_bind(&view->bell, &view->port, peer, IOCTL_EVTCHN_BIND_INTERDOMAIN, &bind);
+	return evtchn_bind(&view->bell, &view->port, IOCTL_EVTCHN_BIND_INTERDOMAIN, &bind);
 }
 
 // --- pages that we grant

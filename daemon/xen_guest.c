@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <utlist.h>
 
 #include <libxenvchan.h>
@@ -17,7 +16,6 @@
 
 #define ASK_AGAIN      0.5 // seconds after a channel ended
 #define TRY_AGAIN      5.0 // after xenstore did not take what it was told
-#define LEFTOVER_TRIES 40  // of 50 ms
 
 static void up(struct rlmd_broker *broker, const void *message)
 {
@@ -366,6 +364,17 @@ static void on_addresses(struct rlmd_broker *broker)
 		hello(broker);
 }
 
+// Nothing tells when it would come off, so the broker is asked for another one.
+static void attach_failed(struct rlmd_broker *broker, int err)
+{
+	if (!broker->xen->attach_failed)
+		log_warn("cannot attach to the broker's channel: %s; asking for another one until it comes off", strerror(err));
+	broker->xen->attach_failed = true;
+	node_tell(broker);
+	ev_timer_set(&broker->xen->ask_again, TRY_AGAIN, 0);
+	ev_timer_start(broker->loop, &broker->xen->ask_again);
+}
+
 // The broker serves a channel, perhaps a new one.
 static void channel_look(struct rlmd_broker *broker)
 {
@@ -391,11 +400,10 @@ static void channel_look(struct rlmd_broker *broker)
 	rlmd_store_end();
 	xen->attaching = false;
 	if (!channel) {
-		log_debug("cannot attach to the broker's channel yet: %s", strerror(errno));
-		node_tell(broker);
+		attach_failed(broker, errno);
 		return;
 	}
-	xen->closing = false;
+	xen->closing = xen->attach_failed = false;
 	memcpy(xen->served, served, sizeof(xen->served));
 	rlmd_pipe_open(&xen->pipe, broker->loop, channel);
 	ev_timer_stop(broker->loop, &xen->ask_again); // or the broker, asked again, would serve another one in its place, and so on
@@ -440,21 +448,7 @@ static void on_watch(struct rlmd_broker *broker, const char *path, const char *t
 	channel_look(broker);
 }
 
-// Processes that still have channels of an earlier rlmd, which was killed, are about to leave them. The first that has not after a while, or 0.
-static pid_t leftover_pid(void)
-{
-	pid_t pid = 0;
-	const struct timespec moment = {.tv_nsec = 50000000};
-
-	for (int tries = 0; tries < LEFTOVER_TRIES; tries++) {
-		pid = rlmd_maps_find("/dev/xen/gnt", "librlm");
-		if (!pid)
-			break;
-		nanosleep(&moment, NULL);
-	}
-	return pid;
-}
-
+// Processes that still have channels of an earlier rlmd, which was killed, are about to leave them.
 static bool leftover_find(struct rlmd_broker *broker)
 {
 	char value[RLMD_NODE_SIZE];
@@ -462,7 +456,7 @@ static bool leftover_find(struct rlmd_broker *broker)
 
 	if (!rlmd_store_read(broker->xen, RLMD_WIRE_ASK_NODE, value, sizeof(value)) || !rlmd_node_is_open(value))
 		return false;
-	pid = leftover_pid();
+	pid = rlmd_maps_left("/dev/xen/gnt", "librlm");
 	if (!pid)
 		return false;
 	log_error("process %d has not left the channels that an earlier rlmd gave it: this domain cannot be moved any more", (int)pid);

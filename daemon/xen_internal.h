@@ -66,6 +66,7 @@ struct rlmd_xen {
 	char number[20]; // that we asked for it with
 	char told[64];	 // what we say of ourselves in xenstore, see xen_node.h
 	bool attaching;
+	bool attach_failed; // and was said
 	bool closing;  // CLOSE came
 	bool leftover; // an earlier rlmd's processes had channels open when we began
 	ev_timer ask_again;

@@ -6,6 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+#define TRIES 40 // of 50 ms
 
 static bool has_both(pid_t pid, const char *text, const char *other)
 {
@@ -25,7 +28,7 @@ static bool has_both(pid_t pid, const char *text, const char *other)
 	return found && other_found;
 }
 
-pid_t rlmd_maps_find(const char *text, const char *other)
+static pid_t find(const char *text, const char *other)
 {
 	DIR *directory = opendir("/proc");
 	struct dirent *entry;
@@ -40,4 +43,16 @@ pid_t rlmd_maps_find(const char *text, const char *other)
 	if (directory)
 		closedir(directory);
 	return found;
+}
+
+pid_t rlmd_maps_left(const char *text, const char *other)
+{
+	const struct timespec moment = {.tv_nsec = 50000000};
+	pid_t pid = find(text, other);
+
+	for (int tries = 1; pid && tries < TRIES; tries++) {
+		nanosleep(&moment, NULL);
+		pid = find(text, other);
+	}
+	return pid;
 }

@@ -5,7 +5,7 @@
 
 #include <sys/types.h>
 
-// A process that has files mapped with both texts in their paths; 0: none that we may look at.
-pid_t rlmd_maps_find(const char *text, const char *other);
+// A process that still has files mapped with both texts in their paths after a while; 0: none, or none that we may look at.
+pid_t rlmd_maps_left(const char *text, const char *other);
 
 #endif

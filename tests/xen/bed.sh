@@ -46,7 +46,7 @@ bed_qemu() {
 		i=$((i + 1))
 	done
 	# qemu64 with nested paging is what the stock hypervisor takes PVH guests on.
-	nice -n 10 qemu-system-x86_64 -machine pc -accel tcg,thread=multi,tb-size=512 -cpu qemu64,+npt -smp 2 -m 1536 \
+	qemu-system-x86_64 -machine pc -accel tcg,thread=multi,tb-size=512 -cpu qemu64,+npt -smp 2 -m 1536 \
 		-nodefaults -display none -no-reboot -serial "file:$bed/console" -monitor "unix:$bed/monitor,server,nowait" \
 		-kernel "$bed_images/xen" \
 		-append "com1=115200,8n1 console=com1 dom0_mem=512M,max:512M dom0_max_vcpus=2 spec-ctrl=no xpti=no loglvl=warning guest_loglvl=info" \
@@ -115,8 +115,11 @@ bed_start() {
 	bed=$1
 	bed_images=$("$here/images.sh") || return 1
 	bed_kept=no
-	state=$bed_images/$type-$(declare -f bed_qemu bed_config bed_boot | sha256sum | cut -c 1-8)
-	[ -e "$state/memory" ] || bed_boot "$state" "$type" || return 1
+	state=$bed_images/${bed_host:-bed}-$type-$(declare -f bed_qemu bed_config bed_boot | sha256sum | cut -c 1-8)
+	exec {bed_lock}>"$bed_images/../lock"
+	flock "$bed_lock"
+	[ -e "$state/memory" ] || { rm -rf "${state%-*}"-* && bed_boot "$state" "$type"; } || return 1
+	exec {bed_lock}>&-
 	bed_kept=yes
 	bed_qemu -drive "if=virtio,format=qcow2,file=$state/disk,snapshot=on" -incoming "exec:cat '$state/memory'"
 	# It was kept stopped.

@@ -31,7 +31,7 @@ bed_qemu() {
 			-netdev "socket,id=private,connect=127.0.0.1:${hosts_ports[1]}" -device virtio-net-pci,netdev=private,mac=52:54:00:00:0b:02)
 		arguments='rlm.address=10.0.2.20 rlm.outside= rlm.private=eth1'
 	fi
-	nice -n 10 qemu-system-x86_64 -machine pc -accel tcg,thread=multi,tb-size=512 -cpu qemu64,+npt -smp 1 -m 1280 \
+	qemu-system-x86_64 -machine pc -accel tcg,thread=multi,tb-size=512 -cpu qemu64,+npt -smp 1 -m 1280 \
 		-nodefaults -display none -no-reboot -serial "file:$bed/console" -monitor "unix:$bed/monitor,server,nowait" \
 		-kernel "$bed_images/xen" \
 		-append "com1=115200,8n1 console=com1 dom0_mem=512M,max:512M dom0_max_vcpus=1 spec-ctrl=no xpti=no loglvl=warning guest_loglvl=info" \
@@ -49,7 +49,7 @@ hosts_start() {
 	bed_start "$directory/a" pvh || return 1
 	[ "${2:-}" != one ] || return 0
 	bed_host=b bed_dom0=hostb bed_domains=()
-	bed_start "$directory/b" hostb || return 1
+	bed_start "$directory/b" pvh || return 1
 	bed_dom0=dom0 bed_domains=(u1 u2)
 }
 

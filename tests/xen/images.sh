@@ -5,6 +5,7 @@
 #   tests/xen/images.sh        prints the directory with the images, makes them if they are not there (about 2 minutes)
 #
 # Kept in ${XDG_CACHE_HOME:-/var/cache}/rlm-xen; made anew when this file or anything in guest/ changed. Nothing of Xen is installed here.
+# Whoever makes something there holds the file "lock" in it.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -130,9 +131,12 @@ domu_ramdisk() {
 
 cache=${XDG_CACHE_HOME:-/var/cache}/rlm-xen
 stamp=$(cat "${BASH_SOURCE[0]}" "$here/vmlinux.py" "$here"/guest/* | sha256sum | cut -c 1-16)
+mkdir -p "$cache"
+exec 9>"$cache/lock"
+flock 9
 if [ ! -e "$cache/$stamp/done" ]; then
 	out=$cache/$stamp
-	rm -rf "$cache"
+	find "$cache" -mindepth 1 -maxdepth 1 ! -name lock -exec rm -rf {} +
 	mkdir -p "$out" "$cache/work"
 	trap 'rm -rf "$cache/work"' EXIT
 	cd "$cache/work"

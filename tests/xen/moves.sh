@@ -73,14 +73,6 @@ no_zombies() {
 	done
 }
 
-stories() {
-	local host
-	for host in "${move_hosts[@]}" u1 u2; do
-		echo "--- $host"
-		on "$host" 'tail -n 25 /tmp/rlmd.log; rlmctl connections; rlmctl events | tail -n 30'
-	done
-}
-
 # --- parts
 
 part_save() {
