@@ -37,8 +37,8 @@ fault_slow() {
 # A domain has used up what xenstore allows it.
 fault_quota() {
 	rlmd_end u2 || return 1
-	# Fifty at a time, as long as these fit, and the last ones one by one.
-	on u2 'fill() { xenstore-write $(i=0; while [ $i -lt $1 ]; do echo data/fill/$((fit + i)) x; i=$((i + 1)); done); }
+	# Fifty at a time, as long as these fit, and the last ones one by one. Several directories: these are limited, too.
+	on u2 'fill() { xenstore-write $(i=0; while [ $i -lt $1 ]; do echo data/fill/$(((fit + i) / 100))/$(((fit + i) % 100)) x; i=$((i + 1)); done); }
 		fit=0
 		while [ $fit -lt 3000 ] && fill 50; do fit=$((fit + 50)); done
 		while [ $fit -lt 3000 ] && fill 1; do fit=$((fit + 1)); done
