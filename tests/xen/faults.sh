@@ -36,6 +36,7 @@ fault_slow() {
 
 # A domain has used up what xenstore allows it.
 fault_quota() {
+	local status=0
 	rlmd_end u2 || return 1
 	# Fifty at a time, as long as these fit, and the last ones one by one. Several directories: these are limited, too.
 	on u2 'fill() { xenstore-write $(i=0; while [ $i -lt $1 ]; do echo data/fill/$(((fit + i) / 100))/$(((fit + i) % 100)) x; i=$((i + 1)); done); }
@@ -44,9 +45,9 @@ fault_quota() {
 		while [ $fit -lt 3000 ] && fill 1; do fit=$((fit + 1)); done
 		echo "$fit nodes fit"
 		[ $fit -lt 3000 ]' || return 1
-	rlmd_start u2 && until_on 60 u2 'grep "cannot tell xenstore" /tmp/rlmd.log' || { on u2 'cat /tmp/rlmd.log'; return 1; }
+	rlmd_start u2 && until_on 60 u2 'grep "cannot tell xenstore" /tmp/rlmd.log' || status=1
 	on u2 'xenstore-rm data/fill'
-	registered
+	registered && return $status
 }
 
 fault_pages() {
@@ -88,9 +89,9 @@ part_hostile() {
 	before=$(rlmd_size dom0)
 	on dom0 "env $preload redis-benchmark -h 10.0.2.11 -n 1000 -c 4 -d 1024 -t set -q | tr \"\\r\" \"\\n\" | grep second" || return 1
 	background u2 hostile '/opt/xen-hostile channel' || return 1
+	until_on 120 dom0 'rlmctl events | grep -q "domain:u2.*a message of impossible size"' || { on u2 'cat /tmp/hostile.log'; return 1; }
 	# rlmctl has an answer all the while.
 	on_timeout=600 on dom0 'slowest=0
-		while ! rlmctl events | grep -q "domain:u2.*a message of impossible size"; do sleep 0.2; done
 		for i in $(seq 30); do
 			start=$(cut -d . -f 1 /proc/uptime)
 			rlmctl connections >/tmp/connections && rlmctl domains >/tmp/domains || exit 1

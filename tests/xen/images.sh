@@ -14,7 +14,7 @@ suite=bookworm
 dom0_packages=(xen-utils-4.17 xen-utils-common xenstore-utils libxenmisc4.17 iproute2 kmod socat iperf3 redis-server redis-tools nginx-light curl
 	procps strace libev4 libjansson4 libconfuse2 libpopt0 libcap-ng0 libncursesw6 libstdc++6 python3-minimal)
 domu_programs=(/usr/bin/socat /usr/bin/iperf3 /usr/bin/redis-server /usr/bin/redis-cli /usr/bin/redis-benchmark /usr/sbin/nginx /usr/bin/curl
-	/usr/bin/strace /usr/bin/xenstore-read /usr/bin/xenstore-write /usr/bin/xenstore-ls /usr/bin/ps)
+	/usr/bin/strace /usr/bin/xenstore-read /usr/bin/xenstore-write /usr/bin/xenstore-rm /usr/bin/xenstore-ls /usr/bin/ps)
 # What the project's programs are linked with: they come with every boot.
 domu_libraries=(libxenvchan libxenstore libxengnttab libxenevtchn libxentoollog libxentoolcore libev libjansson libconfuse libpopt
 	libcap-ng libncursesw libtinfo libm libpthread)

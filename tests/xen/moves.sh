@@ -43,7 +43,7 @@ ring_within() {
 		sleep 0.1
 	done
 	# By the broker's own clock, for an emulated machine is slow to answer.
-	echo "on the ring; $(on dom0 'rlmctl events --json' | jq -r '[.events[] | select(.event == "registered" or .event == "matched" or .event == "quiet")] |
+	echo "on the ring; $(on "${where[u1]:-dom0}" 'rlmctl events --json' | jq -r '[.events[] | select(.event == "registered" or .event == "matched" or .event == "quiet")] |
 		(map(select(.event == "registered")) | last.time) as $here | (map(select(.event == "matched")) | last.time) as $joined |
 		"matched \(($joined - $here) * 1000 | round) ms after the last registration"')"
 }
