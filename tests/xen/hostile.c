@@ -70,12 +70,13 @@ static void channel_node(char *value, size_t size)
 
 static struct libxenvchan *channel_open(void)
 {
+	static unsigned count;
 	struct libxenvchan *channel;
 	double end = now() + 60;
 	char value[24], before[24];
 
 	channel_node(before, sizeof(before));
-	snprintf(value, sizeof(value), "ask %08lx", (unsigned long)random());
+	snprintf(value, sizeof(value), "ask %08x%04x", (unsigned)getpid(), ++count); // another number than all before
 	node_write(RLMD_WIRE_ASK_NODE, value, strlen(value));
 	for (*value = 0; !*value || strcmp(value, before) == 0; channel_node(value, sizeof(value))) {
 		if (now() > end) {
