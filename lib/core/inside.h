@@ -9,6 +9,7 @@
 struct rlm_inside {
 	struct rlm_conn *conn;
 	struct rlm_inside *outer;
+	bool nonblock; // O_NONBLOCK when the call began
 };
 
 extern __thread struct rlm_inside *rlm_inside;
@@ -16,7 +17,7 @@ extern __thread struct rlm_inside *rlm_inside;
 // Counted in rx_inflight and in the thread's list at once, as any handler sees it.
 static inline void inside_enter(struct rlm_inside *i, const struct rlm_arena *a, struct rlm_conn *c)
 {
-	*i = (struct rlm_inside){c, rlm_inside};
+	*i = (struct rlm_inside){c, rlm_inside, atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_NONBLOCK};
 	rlm_guard_enter();
 	rlm_inside = i;
 	FAMILY_ENTER(a, c, rx_inflight);

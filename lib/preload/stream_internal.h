@@ -132,9 +132,10 @@ static inline int cursor_rest(const struct cursor *c, struct iovec *scratch, int
 	return n;
 }
 
-static inline bool conn_is_nonblock(const struct rlm_conn *c, int flags)
+// O_NONBLOCK counts as it is when a call begins. A call asks once, and goes by MSG_DONTWAIT then.
+static inline int conn_is_nonblock(const struct rlm_conn *c)
 {
-	return flags & MSG_DONTWAIT || atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_NONBLOCK;
+	return atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_NONBLOCK ? MSG_DONTWAIT : 0;
 }
 
 struct deadline {

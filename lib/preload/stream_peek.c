@@ -69,10 +69,11 @@ int64_t stream_peek_all(struct rlm_conn *c, int fd, const struct iovec *iov, int
 {
 	const struct timespec moment = {.tv_nsec = 1000000};
 	int64_t n, last = -1;
+	bool nonblock = (flags | conn_is_nonblock(c)) & MSG_DONTWAIT;
 
 	for (int same = 0;; same++) {
 		n = stream_recv(c, fd, iov, iovcnt, flags & ~MSG_WAITALL);
-		if (n <= 0 || (uint64_t)n >= iov_total(iov, iovcnt) || flags & MSG_DONTWAIT)
+		if (n <= 0 || (uint64_t)n >= iov_total(iov, iovcnt) || nonblock)
 			return n;
 		if (sys_poll_now(stream_fd(c, fd), POLLRDHUP) > 0 && n == last)
 			return n;

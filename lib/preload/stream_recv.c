@@ -29,12 +29,20 @@ static void count_plain(struct rlm_conn *c, int fd, int64_t n, int flags)
 // The connection of which this thread stays a user between settle() and receive(), because it has more to receive: the application may
 // have closed its descriptor since the call began. No signal handler comes in between.
 static __thread struct rlm_conn *kept;
+static __thread bool kept_nonblock;
 
-static void keep(struct rlm_conn *c)
+static void keep(struct rlm_conn *c, bool nonblock)
 {
 	stream_enter(c);
 	rlm_guard_enter();
 	kept = c;
+	kept_nonblock = nonblock;
+}
+
+// How a call begins, or goes on that was in the kernel.
+static int begin_flags(const struct rlm_conn *c, int flags)
+{
+	return flags | (kept == c ? kept_nonblock ? MSG_DONTWAIT : 0 : conn_is_nonblock(c));
 }
 
 // rx_lock. The thread is not counted any more: the cut may be behind us now.
@@ -90,7 +98,7 @@ static int64_t settle(struct rlm_conn *c, int fd, const struct rlm_inside *insid
 			n = STREAM_AGAIN;
 	}
 	if (n == STREAM_AGAIN)
-		keep(c);
+		keep(c, inside->nonblock);
 	inside_leave(inside, &arena, c);
 	if (b)
 		go_on(c, b, fd);
@@ -269,7 +277,7 @@ static int64_t recv_in_kernel(struct receive *r)
 
 	if (r->done && sys_ioctl(r->fd, SIOCATMARK, &at_mark) == 0 && at_mark)
 		return -EAGAIN;
-	if (!r->done || conn_is_nonblock(r->c, r->flags))
+	if (!r->done || r->flags & MSG_DONTWAIT)
 		return kernel_recv(r->fd, &r->at, r->flags);
 	timeout = r->deadline.set ? 0 : stream_timeout_ns(r->fd, SO_RCVTIMEO);
 	if (timeout)
@@ -312,7 +320,7 @@ static int64_t from_kernel(struct receive *r)
 		return GO_ON;
 	if (n == 0 && r->total)
 		return finish_at_end(r);
-	if (n == -EAGAIN && conn_is_nonblock(r->c, r->flags) && is_on_its_way(r)) {
+	if (n == -EAGAIN && r->flags & MSG_DONTWAIT && is_on_its_way(r)) {
 		be_user(r);
 		return wait_a_moment(r);
 	}
@@ -356,7 +364,7 @@ static int64_t wait_for_more(struct receive *r, struct rlm_bound *b)
 {
 	int n;
 
-	if (conn_is_nonblock(r->c, r->flags))
+	if (r->flags & MSG_DONTWAIT)
 		return would_block(r, b);
 	be_user(r);
 	n = stream_wait_data(r->c, b, r->fd, &r->deadline);
@@ -381,7 +389,7 @@ static int64_t wait_for_other(struct receive *r, struct rlm_bound *b)
 	deadline_start(&r->deadline, b->rx_timeout_ns);
 	be_user(r);
 	rlm_lock_drop(&r->c->rx_lock);
-	if (conn_is_nonblock(r->c, r->flags)) {
+	if (r->flags & MSG_DONTWAIT) {
 		if (sys_poll_now(r->fd, POLLIN) <= 0)
 			return finish(r, -EAGAIN);
 		deadline_start(&moment, 1000000);
@@ -488,7 +496,7 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 // locked: rx_lock is held.
 static int64_t receive(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags, bool locked)
 {
-	struct receive r = {.c = c, .fd = fd, .flags = flags, .at = {iov, iovcnt, 0}, .total = iov_total(iov, iovcnt)};
+	struct receive r = {.c = c, .fd = fd, .flags = begin_flags(c, flags), .at = {iov, iovcnt, 0}, .total = iov_total(iov, iovcnt)};
 	struct rlm_bound *b;
 	int64_t n;
 

@@ -222,6 +222,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 
 	if (__builtin_expect(flags & ~STREAM_SEND_FLAGS, 0))
 		return forbidden_flags(c, fd, load, total, flags);
+	flags |= conn_is_nonblock(c);
 	for (;; locked = false) {
 		if (!locked)
 			rlm_lock_take(&c->tx_lock);
@@ -279,7 +280,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 				continue;
 			}
 			helper_note_full(b);
-			if (conn_is_nonblock(c, flags)) {
+			if (flags & MSG_DONTWAIT) {
 				b->tx_blocked++;
 				rlm_lock_drop(&c->tx_lock);
 				return done ? (int64_t)done : -EAGAIN;
@@ -313,7 +314,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 			deadline_start(&deadline, b->tx_timeout_ns);
 			be_user(c, user);
 			rlm_lock_drop(&c->tx_lock);
-			n = conn_is_nonblock(c, flags) ? -EAGAIN : stream_wait_tcp_writable(c, fd, &deadline);
+			n = flags & MSG_DONTWAIT ? -EAGAIN : stream_wait_tcp_writable(c, fd, &deadline);
 		}
 		if (n < 0)
 			return done ? (int64_t)done : n;
