@@ -139,7 +139,7 @@ static int wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	const struct rlm_slot_shared *peer = b->tx.peer;
 	struct sleep sleep = {c, b, 0, 0};
 	uint64_t tail = b->tx.cached, start;
-	uint32_t bell, events;
+	uint32_t round = b->tx_round, bell, events;
 	short closed;
 	bool ready;
 
@@ -157,7 +157,8 @@ static int wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	wake_listen(b, sleep.bit);
 	ready = atomic_load_explicit(&peer->tail, memory_order_acquire) != tail ||
 		cutover_tx_is_asked(b) || (b->tx_stop && !b->tx_need) || b->tx_dead ||
-		b->tx_state != TX_RING || sys_poll_now(fd, closed) != 0;
+		b->tx_state != TX_RING || b->tx_round != round || // taken back and begun anew: empty, with the tail where it was
+		sys_poll_now(fd, closed) != 0;
 	if (!ready && d->set)
 		sleep_until(&sleep, fd, closed, d);
 	else if (!ready)
