@@ -285,7 +285,8 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 				rlm_lock_drop(&c->tx_lock);
 				return done ? (int64_t)done : -EAGAIN;
 			}
-			if (b->tx_state != TX_RING) {
+			// Not full any more, or another round by now.
+			if (b->tx_state != TX_RING || ring_room(&b->tx, ring_head(&b->tx), 1)) {
 				rlm_lock_drop(&c->tx_lock);
 				continue;
 			}
