@@ -219,49 +219,49 @@ RLM_EXPORT int setns(int fd, int type)
 // --- exec ---
 
 // vfork's child runs as the thread that waits for it: what that thread remembers of itself must stay true.
-static void before_exec(void)
+static void before_exec(bool replaces)
 {
 	uint32_t tid = rlm_self_tid;
 	int saved = errno;
 
-	stream_before_exec();
+	stream_before_exec(replaces && !hook_in_vfork());
 	rlm_self_tid = tid;
 	errno = saved;
 }
 
 RLM_EXPORT int execve(const char *path, char *const argv[], char *const envp[])
 {
-	before_exec();
+	before_exec(true);
 	return REAL(execve)(path, argv, envp);
 }
 
 RLM_EXPORT int execv(const char *path, char *const argv[])
 {
-	before_exec();
+	before_exec(true);
 	return REAL(execv)(path, argv);
 }
 
 RLM_EXPORT int execvp(const char *file, char *const argv[])
 {
-	before_exec();
+	before_exec(true);
 	return REAL(execvp)(file, argv);
 }
 
 RLM_EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
 {
-	before_exec();
+	before_exec(true);
 	return REAL(execvpe)(file, argv, envp);
 }
 
 RLM_EXPORT int execveat(int fd, const char *path, char *const argv[], char *const envp[], int flags)
 {
-	before_exec();
+	before_exec(true);
 	return REAL(execveat)(fd, path, argv, envp, flags);
 }
 
 RLM_EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 {
-	before_exec();
+	before_exec(true);
 	return REAL(fexecve)(fd, argv, envp);
 }
 
@@ -297,7 +297,7 @@ RLM_EXPORT int execl(const char *path, const char *first, ...)
 	va_start(args, first);
 	list_args(argv, first, args);
 	va_end(args);
-	before_exec();
+	before_exec(true);
 	return REAL(execv)(path, argv);
 }
 
@@ -311,7 +311,7 @@ RLM_EXPORT int execlp(const char *file, const char *first, ...)
 	va_start(args, first);
 	list_args(argv, first, args);
 	va_end(args);
-	before_exec();
+	before_exec(true);
 	return REAL(execvp)(file, argv);
 }
 
@@ -327,7 +327,7 @@ RLM_EXPORT int execle(const char *path, const char *first, ...)
 	list_args(argv, first, args);
 	envp = va_arg(args, char *const *);
 	va_end(args);
-	before_exec();
+	before_exec(true);
 	return REAL(execve)(path, argv, envp);
 }
 
@@ -337,7 +337,7 @@ RLM_EXPORT int posix_spawn(pid_t *restrict pid, const char *restrict path, const
 			   const posix_spawnattr_t *restrict attr, char *const argv[restrict],
 			   char *const envp[restrict])
 {
-	before_exec();
+	before_exec(false);
 	return REAL(posix_spawn)(pid, path, actions, attr, argv, envp);
 }
 
@@ -345,7 +345,7 @@ RLM_EXPORT int posix_spawnp(pid_t *restrict pid, const char *restrict file, cons
 			    const posix_spawnattr_t *restrict attr, char *const argv[restrict],
 			    char *const envp[restrict])
 {
-	before_exec();
+	before_exec(false);
 	return REAL(posix_spawnp)(pid, file, actions, attr, argv, envp);
 }
 
@@ -361,12 +361,12 @@ RLM_EXPORT int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *acti
 
 RLM_EXPORT int system(const char *command)
 {
-	before_exec();
+	before_exec(false);
 	return REAL(system)(command);
 }
 
 RLM_EXPORT FILE *popen(const char *command, const char *mode)
 {
-	before_exec();
+	before_exec(false);
 	return REAL(popen)(command, mode);
 }

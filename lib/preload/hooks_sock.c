@@ -77,7 +77,7 @@ void hook_received(int fd)
 void hook_bar_all(void)
 {
 	atomic_store_explicit(&all_barred, true, memory_order_relaxed);
-	stream_all_to_kernel(RLM_WHY_OPTION, false);
+	stream_all_to_kernel(RLM_WHY_OPTION, false, false);
 }
 
 RLM_EXPORT int socket(int domain, int type, int protocol)

@@ -134,7 +134,8 @@ int64_t stream_send_file(struct rlm_conn *c, int fd, int file, off64_t *offset, 
 // both directions are plain. why: RLM_WHY_*. 0, or -EBUSY when it could not be done in time.
 int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why);
 // The same for all connections, or for those whose descriptors survive exec. Others will read them: nothing stays in the ring for us alone.
-void stream_all_to_kernel(enum rlm_why why, bool kept_only);
+// for_good: this program ends here. What cannot be had in time, and nobody else of the family will see to, is reset.
+void stream_all_to_kernel(enum rlm_why why, bool kept_only, bool for_good);
 
 // --- life ---
 
@@ -177,7 +178,7 @@ void stream_take_place(struct rlm_place *place);
 void stream_sweep(unsigned ms);
 // The process is about to end: what plain TCP would deliver without it must be in TCP.
 void stream_before_exit(void);
-// Every promoted connection whose descriptor survives exec (or goes to posix_spawn, system, popen) goes back to TCP.
-void stream_before_exec(void);
+// Every promoted connection whose descriptor survives exec (or goes to posix_spawn, system, popen) goes back to TCP. for_good: as above.
+void stream_before_exec(bool for_good);
 
 #endif

@@ -178,9 +178,9 @@ void stream_fork_child(void)
 
 // --- exec and exit ---
 
-void stream_before_exec(void)
+void stream_before_exec(bool for_good)
 {
-	stream_all_to_kernel(RLM_WHY_SHARED, true);
+	stream_all_to_kernel(RLM_WHY_SHARED, true, for_good);
 }
 
 #define EXIT_PATIENCE 100 // milliseconds; who holds a lock for longer may be a thread that a signal handler of this one interrupted

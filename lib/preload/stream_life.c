@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/time.h>
+#include <unistd.h>
 
 #include "engine.h"
 #include "epoll.h"
@@ -604,7 +605,27 @@ static bool is_kept(int fd)
 	return flags >= 0 && !(flags & FD_CLOEXEC);
 }
 
-void stream_all_to_kernel(enum rlm_why why, bool kept_only)
+// The next program would go on in the middle of what is still in the ring, or owed to TCP, and nobody would know. A standard stream is
+// meant for it in any case; another descriptor is more often a copy that nobody uses, and then others of the family go on with the connection.
+static void cut_off(struct rlm_conn *c, int fd)
+{
+	struct rlm_bound *b;
+
+	if (fd > STDERR_FILENO && !stream_is_alone(c))
+		return;
+	rlm_lock_take(&c->tx_lock);
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (b) {
+		stream_reset(b, fd);
+		log_warn("fd %d: not all of the stream can follow into another program, connection reset", fd);
+	}
+	rlm_lock_drop(&c->rx_lock);
+	rlm_lock_drop(&c->tx_lock);
+	wake_conn(c);
+}
+
+void stream_all_to_kernel(enum rlm_why why, bool kept_only, bool for_good)
 {
 	for (int leaving = 0; leaving < 2; leaving++) {
 		for (int fd = 0; fd <= fd_highest(); fd++) {
@@ -612,9 +633,9 @@ void stream_all_to_kernel(enum rlm_why why, bool kept_only)
 
 			if (!c || (kept_only && !is_kept(fd)))
 				continue;
-			if (leaving)
-				to_kernel(c, fd, why, false);
-			else if (stream_bound(c))
+			if (leaving && to_kernel(c, fd, why, false) < 0 && for_good)
+				cut_off(c, fd);
+			else if (!leaving && stream_bound(c))
 				ask_back(c);
 		}
 	}
