@@ -6,7 +6,7 @@
 #
 # PARTS: save local refused broker hosts; all without one. The first four take one machine. hosts: redis under redis-benchmark, iperf3 and a checked
 # stream both ways run between u1 and u2, while these move from host to host; 4 moves, or 12 with --long, by xl migrate and rlmctl migrate in turn.
-# The same without librlm is the yardstick. --keep, RLM_BUILD, RLM_XEN_NICE: as in run.sh. The last line is "N passed, N failed".
+# One move there and back without librlm is the yardstick. --keep, RLM_BUILD, RLM_XEN_NICE: as in run.sh. The last line is "N passed, N failed".
 set -u
 
 # shellcheck source=tests/xen/start.sh
@@ -18,8 +18,8 @@ set -u
 
 options 'save local refused broker hosts' '' '--keep --long' "$@"
 as_root_again "$@"
-moves=4
-[ $long = no ] || moves=12
+moves=(u1 u2 u1 u2)
+[ "$long" = no ] || moves+=(u2 u1 u2 u1 u1 u1 u2 u2)
 on_timeout=300
 machines_stop() {
 	hosts_stop

@@ -163,7 +163,7 @@ load_start() {
 	background u1 redis "env $1 redis-server --save '' --bind 0.0.0.0 --protected-mode no" && listens u1 6379 &&
 		background u2 iperf3 "env $1 iperf3 -s -1" && listens u2 5201 &&
 		background u2 benchmark "env $1 redis-benchmark -h 10.0.2.11 -c 4 -d 256 -t set,get -n 500 -q -l" &&
-		background u1 client "env $1 iperf3 -c 10.0.2.12 -b 4M -t 100000 -i 1 --forceflush" &&
+		background u1 client "env $1 iperf3 -c 10.0.2.12 -b 2M -t 86400 -i 1 --forceflush" &&
 		stream_start "$1"
 }
 
@@ -176,7 +176,7 @@ load_end() {
 	if on u1 'grep -iE "error|reset" /tmp/client.log'; then status=1; fi
 	echo "iperf3: $(on u1 'grep -c "0.00 bits/sec" /tmp/client.log') seconds without a byte, of $(on u1 'grep -c sec /tmp/client.log')"
 	end u1 client INT || status=1
-	end u2 benchmark INT || status=1
+	end u2 benchmark || status=1
 	end u1 redis || status=1
 	on u2 'rm -f /tmp/iperf3.pid'
 	stream_end || status=1
@@ -198,20 +198,20 @@ move() {
 	bed_answers "$domain"
 }
 
-# The moves, with what runs meanwhile. SETTINGS.
+# moves_with SETTINGS DOMAIN...: moves, with what runs meanwhile.
 moves_with() {
-	local i domain way start
+	local settings=$1 domain way=xl start
+	shift
 	where=([u1]=dom0 [u2]=dom0)
-	load_start "$1" || return 1
-	[ -z "$1" ] || ring_within 60 u1 || return 1
-	for ((i = 0; i < moves; i++)); do
-		domain=u$((i % 2 + 1)) way=xl
-		[ -z "$1" ] || [ $((i % 4)) -lt 2 ] || way=rlmctl
+	load_start "$settings" || return 1
+	[ -z "$settings" ] || ring_within 60 u1 || return 1
+	for domain in "$@"; do
 		sleep $((RANDOM % 3)).$((RANDOM % 10)) # at any moment
 		start=$SECONDS
 		move $domain $way || return 1
 		echo "$domain is at ${where[$domain]} after $((SECONDS - start)) s, by $way migrate"
-		[ -z "$1" ] || [ "${where[u1]}" != "${where[u2]}" ] || ring_within 60 u1 || return 1
+		[ -z "$settings" ] || [ "${where[u1]}" != "${where[u2]}" ] || ring_within 60 u1 || return 1
+		if [ -z "$settings" ] || [ $way = rlmctl ]; then way=xl; else way=rlmctl; fi
 	done
 	load_end
 }
@@ -219,13 +219,13 @@ moves_with() {
 part_hosts() {
 	local host
 	for host in dom0 hostb; do
-		background $host receiver "socat TCP-LISTEN:8002,fork,reuseaddr EXEC:\"xl migrate-receive\"" || return 1
+		background $host receiver "socat -b262144 TCP-LISTEN:8002,fork,reuseaddr EXEC:\"xl migrate-receive\"" || return 1
 	done
 	echo "without librlm:"
-	moves_with '' || return 1
+	moves_with '' u1 u1 || return 1
 	rlmd_start hostb && all_start || return 1
 	echo "with librlm:"
-	moves_with "$preload" || return 1
+	moves_with "$preload" "${moves[@]}" || return 1
 	on u1 'rlmctl stats --json' | jq -r '.totals | "u1: \(.tx_bytes_ring + .rx_bytes_ring) bytes by ring, \(.tx_bytes_plain + .rx_bytes_plain) by TCP"'
 	at_least "bytes by ring" "$(ring_bytes u1)" 100000 || return 1
 	on hostb 'rlmctl events | grep -E " (quiesce|quiet|departs|tool-ended|domain-gone|registered) "'
