@@ -68,6 +68,9 @@ static inline int64_t stream_sent(struct rlm_conn *c, struct rlm_bound *b, int f
 	return n;
 }
 
+// The connection of which this thread is a user because its call has more to receive. stream_recv_locked() ends that.
+extern __thread struct rlm_conn *stream_kept;
+
 // As stream_send() and stream_recv(), for one buffer, with the direction's lock, which they release.
 int64_t stream_send_locked(struct rlm_conn *c, int fd, const void *data, uint64_t n, int flags);
 int64_t stream_recv_locked(struct rlm_conn *c, int fd, void *data, uint64_t most, int flags);

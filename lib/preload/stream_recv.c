@@ -28,21 +28,21 @@ static void count_plain(struct rlm_conn *c, int fd, int64_t n, int flags)
 
 // The connection of which this thread stays a user between settle() and receive(), because it has more to receive: the application may
 // have closed its descriptor since the call began. No signal handler comes in between.
-static __thread struct rlm_conn *kept;
+__thread struct rlm_conn *stream_kept;
 static __thread bool kept_nonblock;
 
 static void keep(struct rlm_conn *c, bool nonblock)
 {
 	stream_enter(c);
 	rlm_guard_enter();
-	kept = c;
+	stream_kept = c;
 	kept_nonblock = nonblock;
 }
 
 // How a call begins, or goes on that was in the kernel.
 static int begin_flags(const struct rlm_conn *c, int flags)
 {
-	return flags | (kept == c ? kept_nonblock ? MSG_DONTWAIT : 0 : conn_is_nonblock(c));
+	return flags | (stream_kept == c ? kept_nonblock ? MSG_DONTWAIT : 0 : conn_is_nonblock(c));
 }
 
 // rx_lock. The thread is not counted any more: the cut may be behind us now.
@@ -336,12 +336,12 @@ static int64_t from_kernel(struct receive *r)
 
 static void stay_user(struct receive *r)
 {
-	if (kept != r->c)
+	if (stream_kept != r->c)
 		return;
 	if (r->user)
 		stream_leave(r->c); // twice
 	r->user = true;
-	kept = NULL;
+	stream_kept = NULL;
 	rlm_guard_leave();
 }
 

@@ -48,7 +48,7 @@ int64_t stream_recv_one(struct rlm_conn *c, int fd, void *data, uint64_t most, i
 	b = stream_bound(c);
 	// At the end of a round more may have come on TCP: a receive does not stop in between.
 	if (!is_current(c, b, fd) || !atomic_load_explicit(&b->rx_fast, memory_order_relaxed) || cutover_rx_has_ended(b) ||
-	    !conn_stat(&arena, c)->rx_carrier)
+	    !conn_stat(&arena, c)->rx_carrier || stream_kept)
 		return stream_recv_locked(c, fd, data, most, flags);
 	n = ring_available(&b->rx, most);
 	if (n == 0 || n > STREAM_PIECE) // or RLM_RING_BROKEN

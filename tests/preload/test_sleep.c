@@ -311,6 +311,55 @@ static void two_threads_through_promotion(void **state)
 	assert_returns(sched_setaffinity(0, sizeof(before), &before), 0);
 }
 
+static __thread volatile int signals;
+
+static void count_signal(int number)
+{
+	(void)number;
+	signals++;
+}
+
+// By the time it runs there is more than what woke it.
+static int read_in_the_background(void *arg)
+{
+	struct sched_param none = {0};
+	int n;
+
+	assert_returns(sched_setscheduler(0, SCHED_IDLE, &none), 0);
+	n = sleep_read(arg);
+	raise(SIGUSR1);
+	return n == 1 ? signals : n;
+}
+
+// A read that sleeps in the kernel is woken by the cut and finds its byte on the ring: it leaves nothing behind, neither for a signal that
+// comes then nor for the close.
+static void read_through_promotion(void **state)
+{
+	struct sigaction action = {.sa_handler = count_signal};
+	cpu_set_t before;
+
+	assert_returns(sigaction(SIGUSR1, &action, NULL), 0);
+	assert_returns(sched_getaffinity(0, sizeof(before), &before), 0);
+	pin(sched_getcpu());
+	for (int i = 0; i < 10; i++) {
+		struct pair p;
+		struct sleeper sleeper;
+
+		pair_open(&p, *(int *)*state);
+		pair_touch(&p);
+		sleeper_start(&sleeper, read_in_the_background, &p.b);
+		pair_wait_bound(&p);
+		send_text(p.a, "xy");
+		assert_returns(sleeper_join(&sleeper), 1);
+		recv_text(p.b, "y");
+		assert_returns(close(p.b), 0);
+		recv_end(p.a);
+		p.b = -1;
+		pair_close(&p);
+	}
+	assert_returns(sched_setaffinity(0, sizeof(before), &before), 0);
+}
+
 struct answerer {
 	int ep;
 	int rounds; // so many times a byte comes on any of the connections
@@ -377,6 +426,7 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(sender_through_promotion),
     TEST_FAMILY(unread_at_the_cut),
     TEST_FAMILY(two_threads_through_promotion),
+    TEST_FAMILY(read_through_promotion),
     TEST_FAMILY(shot_through_promotion),
 };
 // clang-format on
