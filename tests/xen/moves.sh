@@ -44,8 +44,8 @@ ring_within() {
 	done
 	# By the broker's own clock, for an emulated machine is slow to answer.
 	echo "on the ring; $(on "${where[u1]:-dom0}" 'rlmctl events --json' | jq -r '[.events[] | select(.event == "registered" or .event == "matched" or .event == "quiet")] |
-		(map(select(.event == "registered")) | last.time) as $here | (map(select(.event == "matched")) | last.time) as $joined |
-		"matched \(($joined - $here) * 1000 | round) ms after the last registration"')"
+		(map(select(.event == "registered")) | last.time) as $here | (map(select(.event == "matched" and .time >= $here)) | first.time) as $joined |
+		"first matched \((($joined // $here) - $here) * 1000 | round) ms after the last registration"')"
 }
 
 # --- what is to be true afterwards
