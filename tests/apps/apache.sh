@@ -22,6 +22,8 @@ apache_up() {
 		Group daemon
 		DocumentRoot $root
 		MaxKeepAliveRequests 0
+		# Prefork: a child for each of ab's connections from the start.
+		StartServers ${2:-4}
 		EnableSendfile On
 		<Directory $root>
 			Require all granted
@@ -35,9 +37,9 @@ apache_all_right() {
 	grep -q "^Complete requests: *$1\$" "$2" && grep -q '^Failed requests: *0$' "$2" || fail "$(grep requests "$2")"
 }
 
-# apache_load MPM
+# apache_load MPM [PROCESSES]
 apache_load() {
-	apache_up "$1"
+	apache_up "$@"
 	client curl -sS -f -o "$dir/200m" "http://$server_address:8180/200m" || fail "curl: status $?"
 	same_file "$work/www/200m" "$dir/200m"
 	client ab -q -k -c 16 -n 20000 "http://$server_address:8180/1k" >"$dir/out" || fail "ab: status $?"
@@ -49,7 +51,7 @@ apache_load() {
 }
 
 apache_event() { apache_load event; }
-apache_prefork() { apache_load prefork; }
+apache_prefork() { apache_load prefork 20; }
 
 row "apache event, curl, ab" ring apache_event
 row "apache prefork, curl, ab" ring apache_prefork promote=eager

@@ -47,7 +47,7 @@ wrapper_echo() {
 	mkdir -p "$dir/sockets"
 	around=(env SOCKET_WRAPPER_DIR="$dir/sockets" SOCKET_WRAPPER_DEFAULT_IFACE=10 "${around[@]}")
 	(in_namespace server "${around[@]}" /usr/bin/python3 "$here/echo.py" server 127.0.0.10 8602) >"$dir/server.log" 2>&1 &
-	wait_for 20 sh -c "ls '$dir'/sockets/T*" || fail "$(tail -n 1 "$dir/server.log")"
+	wait_for sh -c "ls '$dir'/sockets/T*" || fail "$(tail -n 1 "$dir/server.log")"
 	client timeout 50 "${around[@]}" /usr/bin/python3 "$here/echo.py" blocking 127.0.0.10 8602 >"$dir/out" ||
 		fail "$(tail -n 1 "$dir/client.log")"
 	say "$(tail -n 1 "$dir/out")"
@@ -79,7 +79,7 @@ thread_sanitizer() { flags=-fsanitize=thread example_echo 10000; }
 under_valgrind() { flags='' example_echo 1000 valgrind -q; }
 
 whole_session() {
-	client env LANG=C LC_ALL=C HOME="$dir" timeout 50 bash "$here/session.txt" >"$dir/session" || fail "status $?: $(tail -n 1 "$dir/client.log")"
+	client env LANG=C LC_ALL=C HOME="$dir" timeout $patience bash "$here/session.txt" >"$dir/session" || fail "status $?: $(tail -n 1 "$dir/client.log")"
 	[ "$mode" = preloaded ] || cp "$dir/session" "$work/session"
 	cmp "$dir/session" "$work/session" || fail "$(diff "$work/session" "$dir/session" | head -n 5)"
 	grep -q echoed "$dir/session" || fail "no container could be made: $(tail -n 3 "$dir/client.log")"

@@ -57,7 +57,7 @@ nginx_curl() {
 nginx_curl_many() {
 	local i urls=()
 	nginx_up
-	for i in $(seq 100); do
+	for i in $(seq 200); do
 		urls+=(-o "$dir/got.$((i % 2))" "http://$server_address:8080/$([ $((i % 2)) = 0 ] && echo 1k || echo 100k)")
 	done
 	client curl -sS -f -w '%{num_connects}\n' "${urls[@]}" >"$dir/connects" || fail "curl: status $?"
@@ -69,7 +69,7 @@ nginx_curl_many() {
 	same_file "$dir/want" "$dir/range"
 	[ "$(client curl -s -o "$dir/none" -w '%{http_code}' "http://$server_address:8080/missing")" = 404 ] || fail "no 404"
 	need 1 4000000 # the range is over before it can be matched
-	say "100 files right"
+	say "200 files right"
 }
 
 nginx_put() {
@@ -160,7 +160,7 @@ wrk_100k() { wrk_run 100k 10000000; }
 
 [ "${1:-}" != --functions ] || return 0
 row "nginx, curl 200 MB" ring nginx_curl
-row "nginx, curl 100 files, keep-alive" ring nginx_curl_many
+row "nginx, curl 200 files, keep-alive" ring nginx_curl_many
 nginx -V 2>&1 | grep -q http_dav && row "nginx, curl upload 200 MB" ring nginx_put
 row "nginx, TLS, curl 2 x 200 MB" ring nginx_tls
 row "nginx, 3 reloads, new binary" ring nginx_renewed promote=eager
