@@ -61,6 +61,10 @@ setup() {
 		ip -n "$ns" link set lo up
 		ip -n "$ns" link set veth0 up
 	done
+	# The kernel may take a second to say that it runs, and UCX uses no interface that does not.
+	for ns in "$ns_server" "$ns_client"; do
+		wait_for sh -c "ip -n '$ns' -j link show dev veth0 | grep -q '\"operstate\":\"UP\"'" || die "veth0 does not come up"
+	done
 }
 
 # The run-time library of a sanitizer that FILE was built with; it must come first in LD_PRELOAD.
