@@ -2,6 +2,7 @@
 // Resource limits: what we need beside a program must not cost it anything, least of all its life.
 #include "pair.h"
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 static void set_limit(int resource, rlim_t value)
@@ -77,11 +78,39 @@ static void nothing_more(void **state)
 	child_finish(child);
 }
 
+// The program's address space is limited, not ours beside it.
+static void address_space(void **state)
+{
+	const size_t some = 100u << 20, much = 1500u << 20;
+	struct rlimit limit;
+	struct pair p;
+	pid_t child;
+
+	pair_open(&p, *(int *)*state);
+	child = fork();
+	if (child == 0) {
+		set_limit(RLIMIT_AS, 400u << 20);
+		assert_returns(getrlimit(RLIMIT_AS, &limit), 0);
+		assert_returns(limit.rlim_cur, 400u << 20);
+		assert_returns(limit.rlim_max, 400u << 20);
+		assert_that(mmap(NULL, some, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);
+		assert_that(mmap(NULL, much, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED);
+		set_limit(RLIMIT_AS, 300u << 20);
+		assert_returns(prlimit(0, RLIMIT_AS, NULL, &limit), 0);
+		assert_returns(limit.rlim_max, 300u << 20);
+		talk(*(int *)*state);
+		_exit(0);
+	}
+	child_finish(child);
+	pair_close(&p);
+}
+
 // clang-format off
 static const struct CMUnitTest tests[] = {
     {"file_size_at_start", file_size_at_start, NULL, NULL, NULL},
     TEST_FAMILY(file_size_later),
     TEST_FAMILY(nothing_more),
+    TEST_FAMILY(address_space),
 };
 // clang-format on
 
