@@ -69,7 +69,7 @@ static ssize_t read_all(int fd, uint64_t size, uint64_t *at)
 		*at += (uint64_t)got;
 		assert_that(*at <= size + strlen(TAIL));
 		if ((uint64_t)got > n)
-			assert_bytes(data + n, TAIL + (*at - ((uint64_t)got - n) - size), (uint64_t)got - n);
+			assert_bytes(data + n, &TAIL[*at - ((uint64_t)got - n) - size], (uint64_t)got - n);
 	}
 	return got;
 }
