@@ -392,9 +392,9 @@ RLM_EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 		errno = EBADF;
 		return -1;
 	}
-	if (!ep && op == EPOLL_CTL_ADD && socket && fdtable)
+	if (!ep && op == EPOLL_CTL_ADD && socket)
 		ep = inherited_instance(epfd, fd);
-	if (!ep || !fdtable || (unsigned)fd >= FDTABLE_SIZE || (!event && op != EPOLL_CTL_DEL))
+	if (!ep || (unsigned)fd >= FDTABLE_SIZE || (!event && op != EPOLL_CTL_DEL))
 		return REAL(epoll_ctl)(epfd, op, fd, event);
 	r = control(ep, epfd, op, fd, event, kind);
 	if (r == NOT_WATCHED) {

@@ -29,11 +29,8 @@ static bool grow(void **table, uint32_t *size, uint32_t wanted, size_t entry)
 		return true;
 	while (n < wanted)
 		n *= 2;
-	if (*table)
-		p = sys_call4(SYS_mremap, *table, *size * entry, n * entry, MREMAP_MAYMOVE);
-	else
-		p = sys_call6(SYS_mmap, 0, n * entry, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (p < 0 && p > -4096)
+	p = *table ? sys_call4(SYS_mremap, *table, *size * entry, n * entry, MREMAP_MAYMOVE) : (long)map_private(n * entry);
+	if (!p || (p < 0 && p > -4096))
 		return false;
 	*table = (void *)p;
 	*size = n;
@@ -57,10 +54,9 @@ struct watch_block {
 
 static bool more_watches(struct instance *ep)
 {
-	long p = sys_call6(SYS_mmap, 0, sizeof(struct watch_block), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct watch_block *block = (struct watch_block *)p;
+	struct watch_block *block = map_private(sizeof(*block));
 
-	if (p < 0 && p > -4096)
+	if (!block)
 		return false;
 	block->next = ep->blocks;
 	ep->blocks = block;

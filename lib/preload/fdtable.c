@@ -17,7 +17,7 @@ int process_id;
 static _Atomic int32_t *hints; // per connection: a descriptor + 1 that probably refers to it
 static _Atomic int highest = -1;
 
-static void *map_private(size_t size)
+void *map_private(size_t size)
 {
 	long p = sys_call6(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 

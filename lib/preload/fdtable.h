@@ -24,7 +24,7 @@ enum fd_kind {
 #define FD_VALUE_BITS 28
 #define FD_VALUE_MASK ((1u << FD_VALUE_BITS) - 1)
 
-extern _Atomic uint32_t *fdtable; // FDTABLE_SIZE entries, zero pages until used; a page of zeros before init
+extern _Atomic uint32_t *fdtable; // FDTABLE_SIZE entries, zero pages until used; NULL before the engine starts
 
 static inline uint32_t fd_entry(int fd)
 {
@@ -54,6 +54,8 @@ static inline struct rlm_conn *fd_conn(int fd)
 }
 
 int fdtable_init(void);
+// Zero pages that cost nothing until used, for tables of this process. NULL: no memory.
+void *map_private(size_t size);
 void fd_set_entry(int fd, enum fd_kind kind, uint32_t value);
 void fd_clear(int fd);
 // Highest descriptor that ever had an entry; for scans.

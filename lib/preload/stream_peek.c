@@ -71,7 +71,7 @@ int64_t stream_peek_all(struct rlm_conn *c, int fd, const struct iovec *iov, int
 	int64_t n, last = -1;
 	bool nonblock = (flags | conn_is_nonblock(c)) & MSG_DONTWAIT;
 
-	for (int same = 0;; same++) {
+	for (;;) {
 		n = stream_recv(c, fd, iov, iovcnt, flags & ~MSG_WAITALL);
 		if (n <= 0 || (uint64_t)n >= iov_total(iov, iovcnt) || nonblock)
 			return n;

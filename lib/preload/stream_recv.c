@@ -189,7 +189,6 @@ static int64_t ring_recv(struct receive *r, struct rlm_bound *b, uint64_t availa
 	return taken ? (int64_t)taken : error;
 }
 
-
 // TCP has ended. If the kernel told why when nobody listened, it is told now.
 static int64_t finish_at_end(const struct receive *r)
 {

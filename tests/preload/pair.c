@@ -262,6 +262,16 @@ void pair_open(struct pair *pair, int family)
 	assert_returns(close(listener), 0);
 }
 
+void pair_talk(struct pair *p, int rounds)
+{
+	for (int i = 0; i < rounds; i++) {
+		send_text(p->a, "question");
+		recv_text(p->b, "question");
+		send_text(p->b, "answer");
+		recv_text(p->a, "answer");
+	}
+}
+
 void pair_close(struct pair *pair)
 {
 	if (pair->a >= 0)

@@ -78,6 +78,8 @@ void pair_settle(struct pair *pair);
 void pair_touch(struct pair *pair);
 // Accelerated states, after pair_touch(): waits until promotion needs nothing but the next send.
 void pair_wait_bound(struct pair *pair);
+// Questions from a, answers from b.
+void pair_talk(struct pair *pair, int rounds);
 // Closes what is not -1.
 void pair_close(struct pair *pair);
 // Ring states: nothing has left the ring up to here.

@@ -21,22 +21,12 @@ static void in_child(int family, void (*fn)(struct pair *p))
 	child_finish(child);
 }
 
-static void talk(struct pair *p)
-{
-	for (int i = 0; i < 100; i++) {
-		send_text(p->a, "question");
-		recv_text(p->b, "question");
-		send_text(p->b, "answer");
-		recv_text(p->a, "answer");
-	}
-}
-
 static void enter_user_namespace(struct pair *p)
 {
 	send_text(p->a, "before");
 	assert_returns(unshare(CLONE_NEWUSER), 0);
 	recv_text(p->b, "before");
-	talk(p);
+	pair_talk(p, 100);
 }
 
 static void user_namespace(void **state)
@@ -52,7 +42,7 @@ static void enter_mount_namespace(struct pair *p)
 	assert_returns(setns(fd, CLONE_NEWNS), 0);
 	assert_returns(setns(fd, 0), 0);
 	recv_text(p->b, "before");
-	talk(p);
+	pair_talk(p, 100);
 }
 
 static void mount_namespace(void **state)
@@ -69,7 +59,7 @@ static void enter_network_namespace(struct pair *p)
 
 	assert_returns(setns(fd, CLONE_NEWNET), 0);
 	assert_returns(setns(fd, 0), 0);
-	talk(p);
+	pair_talk(p, 100);
 	pair_check_ring(p);
 }
 
@@ -114,10 +104,10 @@ static void go_on(struct pair *p)
 	struct pair next;
 
 	assert_returns(unshare(CLONE_FILES), 0);
-	talk(p);
+	pair_talk(p, 100);
 	pair_open(&next, AF_INET);
 	pair_settle(&next);
-	talk(&next);
+	pair_talk(&next, 100);
 	pair_check_ring(&next);
 }
 

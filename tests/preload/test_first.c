@@ -4,23 +4,13 @@
 
 #define THREADS 8
 
-static void talk(struct pair *p)
-{
-	for (int i = 0; i < 50; i++) {
-		send_text(p->a, "question");
-		recv_text(p->b, "question");
-		send_text(p->b, "answer");
-		recv_text(p->a, "answer");
-	}
-}
-
 static void use(int family)
 {
 	struct pair p;
 
 	pair_open(&p, family);
 	pair_settle(&p);
-	talk(&p);
+	pair_talk(&p, 50);
 	pair_check_ring(&p);
 	pair_close(&p);
 }

@@ -17,12 +17,7 @@ static void talk(int family)
 	struct pair p;
 
 	pair_open(&p, family);
-	for (int i = 0; i < 200; i++) {
-		send_text(p.a, "question");
-		recv_text(p.b, "question");
-		send_text(p.b, "answer");
-		recv_text(p.a, "answer");
-	}
+	pair_talk(&p, 200);
 	pair_close(&p);
 }
 

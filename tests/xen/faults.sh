@@ -87,7 +87,7 @@ part_hostile() {
 	background u1 redis "env $preload redis-server --save '' --bind 0.0.0.0 --protected-mode no" && listens u1 6379 || return 1
 	until_is 60 1 registered_count || return 1
 	before=$(rlmd_size dom0)
-	on dom0 "env $preload redis-benchmark -h 10.0.2.11 -n 1000 -c 4 -d 1024 -t set -q | tr \"\\r\" \"\\n\" | grep second" || return 1
+	redis_load dom0 1000 4 set || return 1
 	background u2 hostile '/opt/xen-hostile channel' || return 1
 	until_on 120 dom0 'rlmctl events | grep -q "domain:u2.*a message of impossible size"' || { on u2 'cat /tmp/hostile.log'; return 1; }
 	# rlmctl has an answer all the while.
@@ -101,7 +101,7 @@ part_hostile() {
 			sleep 1
 		done
 		echo "the slowest answer took $slowest s"; [ $slowest -lt 20 ]' || return 1
-	on dom0 "env $preload redis-benchmark -h 10.0.2.11 -n 1000 -c 4 -d 1024 -t set -q | tr \"\\r\" \"\\n\" | grep second" || return 1
+	redis_load dom0 1000 4 set || return 1
 	on_timeout=400 until_on 300 u2 '! kill -0 $(cat /tmp/hostile.pid)' || { on u2 'cat /tmp/hostile.log'; return 1; }
 	on u2 'rm /tmp/hostile.pid; cat /tmp/hostile.log; ! grep -q xen-hostile: /tmp/hostile.log' || return 1
 	on_timeout=400 on u2 'xen-hostile link 10.0.2.11 6379' || return 1
@@ -109,7 +109,7 @@ part_hostile() {
 	on dom0 'kill -0 $(cat /tmp/rlmd.pid); rlmctl events | grep -c misbehaved; rlmctl domains' && on u1 'kill -0 $(cat /tmp/rlmd.pid) && kill -0 $(cat /tmp/redis.pid)' ||
 		return 1
 	rlmd_start u2 && registered || return 1
-	on u2 "env $preload redis-benchmark -h 10.0.2.11 -n 1000 -c 4 -d 1024 -t set -q | tr \"\\r\" \"\\n\" | grep second" || return 1
+	redis_load u2 1000 4 set || return 1
 	at_least "redis-benchmark from u2, bytes by ring" "$(ring_bytes u2)" $(volume 0.9) || return 1
 	ring_to u1 dom0 || return 1
 	after=$(rlmd_size dom0)

@@ -208,13 +208,18 @@ part_stream() {
 	all_end && nothing_left
 }
 
+# redis_load HOST REQUESTS CLIENTS COMMANDS: of the redis in u1, preloaded; prints the rates without the progress
+redis_load() {
+	on "$1" "env $preload redis-benchmark -h 10.0.2.11 -n $2 -c $3 -d 1024 -t $4 -q | tr \"\\r\" \"\\n\" | grep second"
+}
+
 part_programs() {
 	local before
 	all_start || return 1
 	background u1 redis "env $preload redis-server --save '' --bind 0.0.0.0 --protected-mode no" || return 1
 	listens u1 6379 || return 1
 	before=$(ring_bytes u2)
-	on u2 "env $preload redis-benchmark -h 10.0.2.11 -n 4000 -c 8 -d 1024 -t set,get -q | tr \"\\r\" \"\\n\" | grep second" || return 1
+	redis_load u2 4000 8 set,get || return 1
 	at_least "redis-benchmark, bytes by ring" $(($(ring_bytes u2) - before)) $(volume 3) || return 1
 	end u1 redis || return 1
 	on u1 "head -c $(volume 8) /dev/urandom >/tmp/file"
