@@ -246,7 +246,7 @@ int rlmd_xen_page_read(const struct vchan_interface *page, uint32_t slots, uint3
 static int refs_read(unsigned peer, uint32_t page_ref, uint32_t slots, uint32_t ring_size, uint32_t *refs)
 {
 	struct vchan_interface *page;
-	uint64_t offset;
+	uint64_t offset = 0;
 	int err, fd = pages_take(peer, 1, &page_ref, &offset);
 
 	if (fd < 0)

@@ -533,19 +533,24 @@ uint16_t tcp_port(int sock)
 	return ntohs(a.any.sa_family == AF_INET ? a.v4.sin_port : a.v6.sin6_port);
 }
 
-void tcp_pair_at(int family, const char *address, uint16_t port, uint16_t client_port, int tcp[2])
+static void tcp_pair_from(int family, const char *from, uint16_t from_port, const char *address, uint16_t port, int tcp[2])
 {
 	int listener = tcp_listen(family, address, port);
 
-	tcp[0] = tcp_connect(family, client_port ? address : NULL, client_port, address, tcp_port(listener));
+	tcp[0] = tcp_connect(family, from, from_port, address, tcp_port(listener));
 	tcp[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	assert_true(tcp[1] >= 0);
 	close(listener);
 }
 
+void tcp_pair_at(int family, const char *address, uint16_t port, uint16_t client_port, int tcp[2])
+{
+	tcp_pair_from(family, address, client_port, address, port, tcp);
+}
+
 void tcp_pair(int family, const char *address, int tcp[2])
 {
-	tcp_pair_at(family, address, 0, 0, tcp);
+	tcp_pair_from(family, NULL, 0, address, 0, tcp);
 }
 
 void close_pair(int tcp[2])

@@ -91,7 +91,7 @@ void left(struct peer *peer, const struct bound *bound);
 
 // Two ends of one TCP connection: [0] connected, [1] accepted.
 void tcp_pair(int family, const char *address, int tcp[2]);
-// With fixed ports.
+// Both ends at this address; a port of 0 is one that the kernel picks.
 void tcp_pair_at(int family, const char *address, uint16_t port, uint16_t client_port, int tcp[2]);
 int tcp_listen(int family, const char *address, uint16_t port);
 int tcp_connect(int family, const char *from, uint16_t from_port, const char *to, uint16_t port);

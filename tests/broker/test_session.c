@@ -443,6 +443,8 @@ static void reset(int tcp[2])
 // An offer outlives its socket, and another connection gets the addresses: its ends are joined, and nobody is joined with the old one.
 static void test_outlived(void **state)
 {
+	// An address of its own: on 127.0.0.1 an earlier connection in TIME_WAIT may have had the same port.
+	static const char address[] = "127.0.0.44";
 	struct peer old, b, c;
 	struct bound at_b, at_c;
 	union rlm_msg msg;
@@ -452,12 +454,12 @@ static void test_outlived(void **state)
 	peer_open(&old, &broker, "old");
 	peer_open(&b, &broker, "b");
 	peer_open(&c, &broker, "c");
-	tcp_pair(AF_INET, "127.0.0.1", first);
+	tcp_pair_at(AF_INET, address, 0, 0, first);
 	client_port = tcp_port(first[0]);
 	port = tcp_port(first[1]);
 	offer_named(&old, 0, RLM_NAME_TUPLE, first[0], 0);
 	reset(first);
-	tcp_pair_at(AF_INET, "127.0.0.1", port, client_port, second);
+	tcp_pair_at(AF_INET, address, port, client_port, second);
 	offer_named(&b, 0, RLM_NAME_TUPLE, second[1], 0);
 	silence_expect(&b);
 	offer_named(&c, 0, RLM_NAME_TUPLE, second[0], 0);
