@@ -178,7 +178,6 @@ ssize_t ring_end_send(struct ring_end *e, const void *data, size_t n)
 		data = (const uint8_t *)data + room;
 		left -= room;
 		ring_publish(&b->tx, head);
-		atomic_thread_fence(memory_order_seq_cst);
 		wake_receiver(b);
 	}
 	return (ssize_t)n;

@@ -49,6 +49,8 @@
 #define RLM_WAIT_TX_FD 0x8u
 #define RLM_WAIT_RX (RLM_WAIT_RX_FUTEX | RLM_WAIT_RX_FD)
 #define RLM_WAIT_TX (RLM_WAIT_TX_FUTEX | RLM_WAIT_TX_FD)
+// Nobody sleeps, and before one does for data, membarrier(2) has every sender of this kernel pass a full fence.
+#define RLM_WAIT_LIGHT 0x10u
 
 struct rlm_slot_shared {
 	_Alignas(RLM_CACHELINE) _Atomic uint64_t head;

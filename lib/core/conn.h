@@ -80,6 +80,7 @@ struct rlm_hold {
 	uint64_t tail; // ours at the last wait
 	uint64_t head; // ours: if it moved we have sent since, and the peer may be answering
 	uint32_t ticks;
+	uint32_t waits; // since the last sleep
 };
 
 struct rlm_bound {

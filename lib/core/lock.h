@@ -186,13 +186,4 @@ static inline void rlm_lock_drop(struct rlm_lock *lock)
 
 bool rlm_lock_is_mine(const struct rlm_lock *lock);
 
-static inline void rlm_fence_after_rmw(void)
-{
-#if defined(__x86_64__)
-	atomic_signal_fence(memory_order_seq_cst); // the locked instruction was the fence
-#else
-	atomic_thread_fence(memory_order_seq_cst);
-#endif
-}
-
 #endif

@@ -91,13 +91,6 @@ static inline void ring_publish(const struct rlm_ring *r, uint64_t head)
 	atomic_store_explicit(&r->mine->head, head, memory_order_release);
 }
 
-// The same, and a full fence: what comes after, a look at the peer's `waiting`, is not moved before it.
-static inline void ring_publish_fenced(const struct rlm_ring *r, uint64_t head)
-{
-	atomic_exchange_explicit(&r->mine->head, head, memory_order_seq_cst);
-	rlm_fence_after_rmw();
-}
-
 // Consumer: bytes that can be taken now, RLM_RING_BROKEN when the peer's head is impossible.
 // Looks at the peer's cache line only when the cached value does not give `wanted` bytes.
 static inline uint64_t ring_available(struct rlm_ring *r, uint64_t wanted)

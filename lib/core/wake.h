@@ -6,6 +6,12 @@
 // Publisher:  publish; full fence; look at peer->waiting; if a bit it serves is set and the word is not the one it rang for last:
 //             bell++, FUTEX_WAKE, eventfd.
 // Store-then-load on both sides with a full fence between: either the waiter sees the publication or the publisher sees the bit.
+//
+// The fence is most of what a small message costs its sender. So a receiver that gets many of them and does not sleep takes it over: it sets
+// RLM_WAIT_LIGHT in `waiting`, and whoever sees that publishes without a fence. Before a receiver sleeps, it takes the bit back, and if it was set
+// has membarrier(2) make each CPU that runs one of us pass a full fence. What was published before that fence is seen by the waiter's
+// last look; who publishes after it sees the waiter's bit. Both steps are under wait_lock: whoever listens next comes after that fence, too.
+//
 // The sequence number in `waiting` makes each sleep a new value, so the publisher rings once per sleep and not once per message.
 #ifndef RLM_WAKE_H
 #define RLM_WAKE_H
@@ -14,14 +20,25 @@
 #include "sys.h"
 
 #define RLM_WAIT_BITS 0xfu
-#define RLM_WAIT_SEQUENCE 0x10u
+#define RLM_WAIT_SEQUENCE 0x20u
 
 void wake_ring_bell(struct rlm_bound *b, uint32_t seen, uint32_t bits);
 
-// After publishing data and a full fence.
+// This process is among those that membarrier(2) reaches.
+extern bool wake_is_reached;
+
+// After publishing data.
 static inline void wake_receiver(struct rlm_bound *b)
 {
-	uint32_t seen = atomic_load_explicit(&b->tx.peer->waiting, memory_order_relaxed);
+	const _Atomic uint32_t *waiting = &b->tx.peer->waiting;
+	uint32_t seen;
+
+	atomic_signal_fence(memory_order_seq_cst);
+	seen = atomic_load_explicit(waiting, memory_order_relaxed);
+	if (__builtin_expect(!(seen & RLM_WAIT_LIGHT) || !wake_is_reached, 1)) {
+		atomic_thread_fence(memory_order_seq_cst); // pairs with the one in wake_listen()
+		seen = atomic_load_explicit(waiting, memory_order_relaxed);
+	}
 
 	if (__builtin_expect((seen & RLM_WAIT_RX) && seen != atomic_load_explicit(&b->tx_rung, memory_order_relaxed), 0)) {
 		atomic_store_explicit(&b->tx_rung, seen, memory_order_relaxed);
@@ -50,6 +67,9 @@ void wake_own(struct rlm_bound *b);
 void wake_listen(struct rlm_bound *b, uint32_t bit);
 void wake_unlisten(struct rlm_bound *b, uint32_t bit);
 
+// Takes the fence over from the sender, if that is possible, until somebody listens for data.
+void wake_be_light(struct rlm_bound *b);
+
 // Bumps the connection's own event count and wakes whoever sleeps on it in this family.
 void wake_conn(struct rlm_conn *c);
 
@@ -69,6 +89,8 @@ void wake_conn(struct rlm_conn *c);
 #define RLM_SPIN_SETBACK 4u
 
 void wake_init(unsigned cpus, int enabled);
+// Once per process, at best before it has threads (with them the kernel takes milliseconds), and in a forked child.
+void wake_barrier_init(void);
 void wake_spin_init(struct rlm_spin *spin);
 
 // Spins until *word != old or the budget is spent. true: it changed.
@@ -80,9 +102,10 @@ bool wake_spin(const _Atomic uint64_t *word, uint64_t old, struct rlm_spin *spin
 #define RLM_HOLD_FIRST 2000u // ticks
 #define RLM_HOLD_MAX 16000u
 #define RLM_HOLD_BATCH 16384u // bytes per wait that are enough
+#define RLM_HOLD_LIGHT 64u    // waits without a sleep that make up for a membarrier(2)
 
 // Before spinning for data: looks away for as long as it paid lately. true: data came meanwhile.
-bool wake_hold_back(struct rlm_hold *h, const struct rlm_ring *rx);
+bool wake_hold_back(struct rlm_bound *b);
 // The same for loops that look at more than one word: begin, go on after each look at the clock, tell success.
 bool wake_may_spin(const struct rlm_spin *spin);
 bool wake_spin_on(struct rlm_spin *spin, uint64_t start, uint64_t last, uint64_t now);

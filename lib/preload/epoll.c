@@ -368,7 +368,7 @@ static void hold_back(struct instance *ep)
 		return;
 	b = stream_bound(conn_of(it));
 	if (b)
-		wake_hold_back(&b->rx_hold, &b->rx);
+		wake_hold_back(b);
 }
 
 static bool spin(struct instance *ep)

@@ -20,6 +20,7 @@
 #include "settings.h"
 #include "signals.h"
 #include "sys.h"
+#include "wake.h"
 
 bool hook_in_vfork(void)
 {
@@ -48,6 +49,8 @@ void hook_fork_child(void)
 {
 	process_id = (int)sys_call0(SYS_getpid);
 	rlm_lock_fork_child();
+	if (settings.enabled)
+		wake_barrier_init();
 	rlm_guard_fork_child();
 	if (engine_started)
 		stream_fork_child();

@@ -103,6 +103,7 @@ __attribute__((constructor)) static void start(void)
 		stream_threshold_calls = settings.offer_calls;
 		stream_threshold_bytes = settings.offer_bytes;
 		rlm_lock_init();
+		wake_barrier_init();
 		pthread_atfork(hook_fork_prepare, hook_fork_parent, hook_fork_child);
 		// Handlers run in the opposite order: after those of the program and all destructors, which may use sockets.
 		on_exit(at_exit, NULL);

@@ -154,7 +154,7 @@ static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct load *l
 	if (__builtin_expect(!cutover_slot_stands(b), 0))
 		return -1;
 	if (done) {
-		ring_publish_fenced(r, head); // pairs with wake_listen()
+		ring_publish(r, head);
 		wake_receiver(b);
 		stat_add(&conn_stat(&arena, c)->tx_bytes_ring, done);
 	}

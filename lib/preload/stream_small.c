@@ -31,7 +31,7 @@ int64_t stream_send_one(struct rlm_conn *c, int fd, const void *data, uint64_t n
 	ring_prefetch(&b->tx, head, n);
 	if (ring_put(&b->tx, head, data, n) < 0 || !cutover_slot_stands(b))
 		return stream_send_locked(c, fd, data, n, flags); // nothing was published
-	ring_publish_fenced(&b->tx, head + n); // pairs with wake_listen()
+	ring_publish(&b->tx, head + n);
 	wake_receiver(b);
 	stat_add(&conn_stat(&arena, c)->tx_bytes_ring, n);
 	n = (uint64_t)stream_sent(c, b, fd, flags, (int64_t)n);

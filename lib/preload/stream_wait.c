@@ -96,7 +96,7 @@ static int wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 
 	rlm_lock_drop(&c->rx_lock);
 	helper_ensure();
-	if (!asked && (wake_hold_back(&b->rx_hold, &b->rx) || wake_spin(&peer->head, head, &b->rx_spin)))
+	if (!asked && (wake_hold_back(b) || wake_spin(&peer->head, head, &b->rx_spin)))
 		return 0;
 	sleep.bit = d->set ? RLM_WAIT_RX_FD : RLM_WAIT_RX_FUTEX;
 	if (d->set)

@@ -23,12 +23,20 @@
 #define INSTANCE(id) (id)
 #endif
 
+// Receivers that do not sleep let the sender publish without a fence
+#ifdef LIGHT_OFFERS
+#define MAY_OFFER true
+#else
+#define MAY_OFFER false
+#endif
+
 #define THREADS 4
 #define SENDER 0 // thread 0; the others receive
 
 #define FUTEX 1 // bits of `waiting`
 #define FD 2
-#define SEQUENCE 4
+#define LIGHT 4
+#define SEQUENCE 8
 
 // ---------------------------------------------------------------------------------------------- memory
 
@@ -48,16 +56,18 @@ byte users;  // threads that may sleep on it
 #define OP_LISTEN_FD 6
 #define OP_UNLISTEN_FUTEX 7
 #define OP_UNLISTEN_FD 8
+#define OP_LIGHT 9
 chan buffer[THREADS] = [3] of { byte };
 
 #define FENCE(id) (len(buffer[id]) == 0)
 
 bit rx_lock;
+bit wait_lock; // around `waiting_r`
 
 #ifdef BROKEN_NO_SEQUENCE
 #define NEXT(w) w // [1] a new sleep is a new word
 #else
-#define NEXT(w) (w + SEQUENCE)
+#define NEXT(w) ((w) + SEQUENCE)
 #endif
 
 #ifdef BROKEN_CLEAR_FOR_ALL
@@ -66,6 +76,22 @@ bit rx_lock;
 #define LAST(n) (n == 0) // [2] the last waiter clears the bit
 #endif
 
+// The lock goes with the store, unless a barrier is to come
+#ifdef BROKEN_BARRIER_UNLOCKED
+#define UNLOCKS(w) true // [13]
+#else
+#define UNLOCKS(w) (((w) & LIGHT) == 0)
+#endif
+
+inline listening(bits)
+{
+	if
+	:: UNLOCKS(waiting_r) -> wait_lock = 0
+	:: else
+	fi;
+	waiting_r = NEXT(waiting_r & ~LIGHT) | bits
+}
+
 inline visible(op)
 {
 	if
@@ -73,8 +99,9 @@ inline visible(op)
 	:: op == OP_TAIL -> tail++; rx_lock = 0
 	:: op == OP_LISTEN_S -> waiting_s = NEXT(waiting_s) | FUTEX
 	:: op == OP_UNLISTEN_S -> waiting_s = waiting_s & ~FUTEX
-	:: op == OP_LISTEN_FUTEX -> waiters_futex++; waiting_r = NEXT(waiting_r) | FUTEX
-	:: op == OP_LISTEN_FD -> waiters_fd++; waiting_r = NEXT(waiting_r) | FD
+	:: op == OP_LISTEN_FUTEX -> waiters_futex++; listening(FUTEX)
+	:: op == OP_LISTEN_FD -> waiters_fd++; listening(FD)
+	:: op == OP_LIGHT -> waiting_r = waiting_r | LIGHT; wait_lock = 0
 	:: op == OP_UNLISTEN_FUTEX -> waiters_futex--;
 		if
 		:: LAST(waiters_futex) -> waiting_r = waiting_r & ~FUTEX
@@ -195,9 +222,12 @@ active proctype Sender()
 		buffer[SENDER]!OP_HEAD;
 		h++;
 		sent++;
-		FENCE_PUBLISHER(SENDER);
 		// wake_receiver()
 		seen = waiting_r;
+		if
+		:: seen & LIGHT
+		:: else -> seen = 0; FENCE_PUBLISHER(SENDER); seen = waiting_r
+		fi;
 		if
 		:: (seen & (FUTEX | FD)) && seen != rung ->
 			rung = seen;
@@ -241,6 +271,34 @@ woken:
 byte rung_r; // kept by all receivers together
 byte polling_asleep;
 
+// membarrier(2): at some moment of the call the sender's buffer is empty
+#ifdef BROKEN_NO_BARRIER
+#define BARRIER true // [14]
+#else
+#define BARRIER FENCE(SENDER)
+#endif
+
+inline listen(id, op)
+{
+	atomic { !wait_lock -> wait_lock = 1; light = (waiting_r & LIGHT) != 0; buffer[id]!op }
+	if
+	:: light -> FENCE(id); BARRIER;
+		light = 0;
+#ifndef BROKEN_BARRIER_UNLOCKED
+		wait_lock = 0
+#endif
+	:: else -> FENCE_WAITER(id)
+	fi
+}
+
+inline be_light(id)
+{
+	if
+	:: atomic { MAY_OFFER && !wait_lock && !(waiting_r & (FUTEX | FD | LIGHT)) -> wait_lock = 1; buffer[id]!OP_LIGHT }
+	:: skip
+	fi
+}
+
 // One step: under the receivers' lock. Then wake_sender()
 inline take(id)
 {
@@ -265,7 +323,7 @@ inline take(id)
 proctype Blocked(byte id)
 {
 	byte bell, ev, seen;
-	bit got;
+	bit got, light;
 
 	users++;
 again:
@@ -278,10 +336,10 @@ again:
 		fi
 	:: else
 	fi;
+	be_light(id);
 	ev = events;
 #ifdef BROKEN_BELL_AFTER_CHECK
-	buffer[id]!OP_LISTEN_FUTEX;
-	FENCE_WAITER(id);
+	listen(id, OP_LISTEN_FUTEX);
 	if
 	:: head != tail || fin -> goto woken
 	:: else
@@ -294,11 +352,9 @@ again:
 	:: head != tail || fin -> goto again
 	:: else
 	fi;
-	buffer[id]!OP_LISTEN_FUTEX; // [8] before the last look
-	FENCE_WAITER(id);
+	listen(id, OP_LISTEN_FUTEX); // [8] before the last look
 #else
-	buffer[id]!OP_LISTEN_FUTEX;
-	FENCE_WAITER(id);
+	listen(id, OP_LISTEN_FUTEX);
 	if
 	:: head != tail || fin -> goto woken
 	:: else
@@ -326,7 +382,7 @@ woken:
 	:: else
 	fi;
 #endif
-	atomic { FENCE(id) -> visible(OP_UNLISTEN_FUTEX); bell = 0; ev = 0 } goto again;
+	atomic { FENCE(id) && !wait_lock -> visible(OP_UNLISTEN_FUTEX); bell = 0; ev = 0 } goto again;
 done:
 	users--
 }
@@ -334,7 +390,7 @@ done:
 proctype Polling(byte id)
 {
 	byte seen;
-	bit got;
+	bit got, light;
 
 again:
 	take(id);
@@ -346,8 +402,8 @@ again:
 		fi
 	:: else
 	fi;
-	buffer[id]!OP_LISTEN_FD;
-	FENCE_WAITER(id);
+	be_light(id);
+	listen(id, OP_LISTEN_FD);
 	if
 	:: head != tail || fin -> goto woken
 	:: else
@@ -360,7 +416,7 @@ end_asleep:
 	atomic { edge[INSTANCE(id)] || fin -> edge[INSTANCE(id)] = 0; polling_asleep-- }
 #endif
 woken:
-	atomic { FENCE(id) -> visible(OP_UNLISTEN_FD) }
+	atomic { FENCE(id) && !wait_lock -> visible(OP_UNLISTEN_FD) }
 #if !defined(BROKEN_NO_PASS_ON) && !defined(BROKEN_DRAINED)
 	// [12] an edge wakes one thread of an instance: whoever finds something wakes the others
 	if

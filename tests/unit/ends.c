@@ -143,7 +143,6 @@ int64_t end_send(struct end *e, const void *data, uint64_t n)
 		return -EAGAIN;
 	ring_put(r, head, data, n);
 	ring_publish(r, head + n);
-	atomic_thread_fence(memory_order_seq_cst);
 	wake_receiver(&e->b);
 	return (int64_t)n;
 }

@@ -28,8 +28,8 @@ static struct {
 	_Atomic uint64_t sent;
 	uint64_t received; // under rx_lock
 	_Atomic int stop, done;
-	_Atomic uint64_t slept;
-	bool spin;
+	_Atomic uint64_t slept, slept_light; // slept_light: the sender published without a fence before
+	bool spin, light;
 } w;
 
 static struct rlm_bound *const tx = &w.b[0], *const rx = &w.b[1];
@@ -104,7 +104,6 @@ static void produce(uint64_t *random)
 	ring_put(&tx->tx, head, data, n);
 	ring_publish(&tx->tx, head + n);
 	atomic_store_explicit(&w.sent, head + n, memory_order_relaxed);
-	atomic_thread_fence(memory_order_seq_cst);
 	wake_receiver(tx);
 }
 
@@ -155,6 +154,15 @@ static bool head_is(uint64_t head)
 	return atomic_load_explicit(&rx->rx.peer->head, memory_order_acquire) == head;
 }
 
+static void listen_for_data(uint32_t bit)
+{
+	if (w.light) {
+		wake_be_light(rx);
+		w.slept_light += (atomic_load(&rx->rx.mine->waiting) & RLM_WAIT_LIGHT) != 0;
+	}
+	wake_listen(rx, bit);
+}
+
 static void *consumer_on_futex(void *arg)
 {
 	uint64_t random = (uintptr_t)arg, head;
@@ -173,7 +181,7 @@ static void *consumer_on_futex(void *arg)
 		events = atomic_load_explicit(&rx->conn->events, memory_order_acquire);
 		if (atomic_load_explicit(&w.done, memory_order_acquire))
 			break;
-		wake_listen(rx, RLM_WAIT_RX_FUTEX);
+		listen_for_data(RLM_WAIT_RX_FUTEX);
 		if (head_is(head)) {
 			w.slept++;
 			sys_futex_wait2(&rx->rx.peer->bell, bell, &rx->conn->events, events, NULL);
@@ -197,7 +205,7 @@ static void *consumer_on_epoll(void *arg)
 			pause_sometimes(&random);
 			continue;
 		}
-		wake_listen(rx, RLM_WAIT_RX_FD);
+		listen_for_data(RLM_WAIT_RX_FD);
 		if (head_is(head) && !atomic_load_explicit(&w.done, memory_order_acquire)) {
 			w.slept++;
 			must(epoll_wait(ep, &event, 1, -1) == 1);
@@ -212,11 +220,12 @@ static void *consumer_on_epoll(void *arg)
 
 typedef void *consumer_f(void *);
 
-static void run(bool spin, consumer_f *first, consumer_f *others, unsigned consumers)
+static void run_light(bool spin, bool light, consumer_f *first, consumer_f *others, unsigned consumers)
 {
 	pthread_t producing, consuming[CONSUMERS_MAX];
 
 	world_start(spin);
+	w.light = light;
 	assert_int_equal(pthread_create(&producing, NULL, producer, NULL), 0);
 	for (uintptr_t i = 0; i < consumers; i++)
 		assert_int_equal(pthread_create(&consuming[i], NULL, i ? others : first, (void *)(i + 2)), 0);
@@ -232,7 +241,13 @@ static void run(bool spin, consumer_f *first, consumer_f *others, unsigned consu
 	assert_int_equal(rx->rx.mine->waiting & RLM_WAIT_BITS, 0);
 	assert_int_equal(tx->tx.mine->waiting & RLM_WAIT_BITS, 0);
 	assert_true(w.sent > 1000 && w.slept > 10);
+	assert_true(w.slept_light > 10 || !light);
 	world_stop();
+}
+
+static void run(bool spin, consumer_f *first, consumer_f *others, unsigned consumers)
+{
+	run_light(spin, false, first, others, consumers);
 }
 
 static void test_one_consumer(void **state)
@@ -257,6 +272,107 @@ static void test_epoll_and_futex(void **state)
 {
 	run(false, consumer_on_epoll, consumer_on_futex, 2);
 	run(false, consumer_on_futex, consumer_on_epoll, 3);
+}
+
+// Senders that leave the fence to the receiver.
+static void test_light(void **state)
+{
+	if (!wake_is_reached)
+		skip();
+	run_light(false, true, consumer_on_futex, consumer_on_futex, 1);
+	run_light(true, true, consumer_on_futex, consumer_on_futex, 3);
+	run_light(false, true, consumer_on_epoll, consumer_on_epoll, 2);
+	run_light(false, true, consumer_on_futex, consumer_on_epoll, 3);
+}
+
+#define DUEL_DELAY 64u
+#define DUELS_END UINT64_MAX
+
+static _Atomic uint64_t duel, duel_published;
+
+static void delay(uint64_t *random)
+{
+	for (uint64_t i = random_below(random, DUEL_DELAY); i; i--)
+		atomic_signal_fence(memory_order_seq_cst);
+}
+
+static uint64_t wait_until_not(const _Atomic uint64_t *word, uint64_t old)
+{
+	uint64_t now;
+
+	for (unsigned i = 1; (now = atomic_load_explicit(word, memory_order_acquire)) == old; i++)
+		if (i % 1000)
+			sys_pause();
+		else
+			sched_yield();
+	return now;
+}
+
+static void *duel_sender(void *arg)
+{
+	uint64_t random = 1;
+
+	for (uint64_t i = 1; wait_until_not(&duel, i - 1) != DUELS_END; i++) {
+		delay(&random);
+		ring_publish(&tx->tx, i);
+		wake_receiver(tx);
+		atomic_store_explicit(&duel_published, i, memory_order_release);
+	}
+	return NULL;
+}
+
+// Nothing but the two steps that have to see each other, at the same moment, again and again: the waiter sees what was published, or its bell rings.
+static void test_light_duel(void **state)
+{
+	struct rlm_slot_shared *sender = &w.slot[0];
+	uint64_t random = 2, head, i, end = now_ms() + MILLISECONDS;
+	pthread_t sending;
+	uint32_t bell;
+
+	if (!wake_is_reached)
+		skip();
+	world_start(false);
+	duel = duel_published = 0;
+	assert_int_equal(pthread_create(&sending, NULL, duel_sender, NULL), 0);
+	for (i = 1; now_ms() < end; i++) {
+		bell = atomic_load(&sender->bell);
+		wake_be_light(rx);
+		atomic_store_explicit(&duel, i, memory_order_release);
+		delay(&random);
+		wake_listen(rx, RLM_WAIT_RX_FUTEX);
+		head = atomic_load_explicit(&sender->head, memory_order_acquire);
+		wait_until_not(&duel_published, i - 1);
+		assert_true(head == i || atomic_load(&sender->bell) != bell);
+		wake_unlisten(rx, RLM_WAIT_RX_FUTEX);
+	}
+	atomic_store(&duel, DUELS_END);
+	pthread_join(sending, NULL);
+	assert_true(i > 100);
+	world_stop();
+}
+
+// Whoever sleeps for data takes the bit back, and nobody gives it again as long as one sleeps. Not for a peer with another kernel.
+static void test_light_ends(void **state)
+{
+	if (!wake_is_reached)
+		skip();
+	world_start(false);
+	wake_be_light(rx);
+	assert_int_equal(w.slot[1].waiting, RLM_WAIT_LIGHT);
+	wake_listen(rx, RLM_WAIT_TX_FD);
+	assert_true(w.slot[1].waiting & RLM_WAIT_LIGHT);
+	wake_receiver(tx); // nobody waits for data
+	assert_int_equal(w.slot[0].bell, 0);
+	wake_listen(rx, RLM_WAIT_RX_FUTEX);
+	wake_be_light(rx);
+	assert_false(w.slot[1].waiting & RLM_WAIT_LIGHT);
+	wake_receiver(tx);
+	assert_int_equal(w.slot[0].bell, 1);
+	wake_unlisten(rx, RLM_WAIT_RX_FUTEX);
+	rx->bell_port = 1;
+	wake_be_light(rx);
+	assert_false(w.slot[1].waiting & RLM_WAIT_LIGHT);
+	world_stop();
 }
 
 // One ring of the bell for a sleep, however much is published.
@@ -382,13 +498,15 @@ int main(void)
 	    cmocka_unit_test(test_sequence_wraps),	 cmocka_unit_test(test_any_waiting_word),
 	    cmocka_unit_test(test_spin_budget),		 cmocka_unit_test(test_one_consumer),
 	    cmocka_unit_test(test_several_consumers),	 cmocka_unit_test(test_epoll),
-	    cmocka_unit_test(test_epoll_and_futex),
+	    cmocka_unit_test(test_epoll_and_futex),	 cmocka_unit_test(test_light),
+	    cmocka_unit_test(test_light_duel),		 cmocka_unit_test(test_light_ends),
 	};
 
 	if (sys_futex_wait2(&w.slot[0].bell, 1, &w.slot[0].bell, 1, NULL) == -ENOSYS) {
 		print_message("this kernel has no futex_waitv\n");
 		return 77;
 	}
+	wake_barrier_init();
 	watchdog(40);
 	return cmocka_run_group_tests_name("wake", tests, NULL, NULL);
 }
