@@ -454,15 +454,17 @@ bool epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b)
 	int epfd;
 
 	for (uint32_t i = 0; i < instances_end(); i++)
-		if ((ep = instance_at(i)) && ep->nested && (epfd = instance_fd(ep, i)) >= 0) {
+		if ((ep = instance_at(i))) {
 			rlm_lock_take(&ep->lock);
-			keep_outer_edges(ep, epfd);
+			if (ep->nested && (epfd = instance_fd(ep, i)) >= 0)
+				keep_outer_edges(ep, epfd);
 			rlm_lock_drop(&ep->lock);
 		}
 	for (uint32_t i = 0; i < instances_end(); i++)
-		if ((ep = instance_at(i)) && (epfd = instance_fd(ep, i)) >= 0) {
+		if ((ep = instance_at(i))) {
 			rlm_lock_take(&ep->lock);
-			good &= bind_items(ep, epfd, c, b);
+			if ((epfd = instance_fd(ep, i)) >= 0)
+				good &= bind_items(ep, epfd, c, b);
 			rlm_lock_drop(&ep->lock);
 		}
 	return good;
@@ -474,10 +476,11 @@ void epoll_conn_unbinds(struct rlm_conn *c)
 		struct instance *ep = instance_at(i);
 		int epfd;
 
-		if (!ep || !ep->moved || (epfd = instance_fd(ep, i)) < 0)
+		if (!ep || !ep->moved)
 			continue;
 		rlm_lock_take(&ep->lock);
-		for (struct item *it = next_of_conn(ep, c, NULL); it; it = next_of_conn(ep, c, it))
+		epfd = instance_fd(ep, i);
+		for (struct item *it = epfd < 0 ? NULL : next_of_conn(ep, c, NULL); it; it = next_of_conn(ep, c, it))
 			if (item_is_in_inner(it))
 				move_out(ep, epfd, it);
 		rlm_lock_drop(&ep->lock);

@@ -131,11 +131,12 @@ struct instance *instance_new(int epfd)
 		;
 	if (i < INSTANCES) {
 		ep = &instances[i];
-		memset(ep, 0, sizeof(*ep));
+		rlm_lock_take(&ep->lock);
 		ep->fd = epfd;
 		ep->inner = ep->more = -1;
 		wake_spin_init(&ep->spin);
 		atomic_store_explicit(&ep->refs, 1, memory_order_release);
+		rlm_lock_drop(&ep->lock);
 		if (i >= instances_used)
 			instances_used = i + 1;
 		fd_set_entry(epfd, FD_EPOLL, i);
@@ -144,26 +145,32 @@ struct instance *instance_new(int epfd)
 	return ep;
 }
 
-// One of its descriptors was closed.
-void instance_free(struct instance *ep)
+static void empty(struct instance *ep)
 {
-	rlm_lock_take(&instances_lock);
-	if (ep->refs > 1) {
-		ep->refs--;
-		rlm_lock_drop(&instances_lock);
-		return;
-	}
-	rlm_lock_take(&ep->lock);
+	const size_t from = offsetof(struct instance, moved);
+
 	for (uint32_t i = 0; i < ep->used; i++)
 		item_disarm(ep, &ep->items[i]);
-	rlm_lock_drop(&ep->lock);
 	fd_close_internal(ep->inner);
 	fd_close_internal(ep->more);
 	drop_table(ep->items, ep->items_size, sizeof(*ep->items));
 	drop_table(ep->by_fd, ep->by_fd_size, sizeof(*ep->by_fd));
 	drop_table(ep->stash, ep->stash_size, sizeof(*ep->stash));
 	drop_watches(ep);
+	memset((uint8_t *)ep + from, 0, sizeof(*ep) - from);
 	atomic_store_explicit(&ep->refs, 0, memory_order_release);
+}
+
+// One of its descriptors was closed.
+void instance_free(struct instance *ep)
+{
+	rlm_lock_take(&instances_lock);
+	rlm_lock_take(&ep->lock);
+	if (ep->refs > 1)
+		ep->refs--;
+	else
+		empty(ep);
+	rlm_lock_drop(&ep->lock);
 	rlm_lock_drop(&instances_lock);
 }
 

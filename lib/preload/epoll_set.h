@@ -67,8 +67,10 @@ struct instance {
 	struct rlm_lock lock; // of this process alone, so it may be kept
 	struct rlm_habit habit;
 	_Atomic uint32_t refs;	// descriptors in this process
-	uint32_t moved;	// items in I
 	_Atomic uint32_t sleepers;
+	// These are all zero while it is nobody's. Changed under the lock, which never goes: whoever has found an instance and waits for its
+	// lock finds it empty, or another one by then.
+	uint32_t moved;	// items in I
 	struct rlm_spin spin;
 	int fd;		    // a descriptor of it, to be confirmed
 	_Atomic int inner;  // I, -1
@@ -106,7 +108,7 @@ uint32_t instances_end(void);
 // NULL when there are too many.
 struct instance *instance_new(int epfd);
 void instance_free(struct instance *ep);
-// A descriptor of it in this process, -1: none.
+// Its lock. A descriptor of it in this process, which is not closed before the lock is dropped; -1: none.
 int instance_fd(struct instance *ep, uint32_t index);
 void instances_lock_all(void);
 void instances_unlock_all(void);
