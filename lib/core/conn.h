@@ -147,6 +147,7 @@ struct rlm_bound {
 	uint8_t rx_stop;          // offer no further round
 	uint8_t rx_asked;         // asked for the round back, taking nothing meanwhile
 	uint8_t rx_told;          // the ring is empty, and the sender, who wants to leave it, was told
+	uint8_t rx_begun;         // the current round has been seen to have begun, and rx_cut is its cut
 	uint8_t rx_past;          // the cut of the current round is behind us, and the sender knows
 	uint8_t rx_eof;           // TCP has nothing more; the ring may
 	uint8_t rx_orphaned;      // TCP ended before all of back_at..back_to was there: the ring has the rest
@@ -156,6 +157,7 @@ struct rlm_bound {
 	uint32_t rx_round;   // current or last
 	uint64_t rx_framed;  // bytes of frames on TCP in the rounds before
 	_Atomic uint32_t rx_rung; // peer's `waiting` as of our last wake-up, for room
+	int64_t rx_cut;      // TCP bytes before the current round, -1: an impossible number
 	uint64_t drain;      // bytes until the cut
 	uint64_t back_at, back_to; // ring bytes of a round that was taken back: they come again on TCP, and if the sender dies first, from here
 	uint64_t back_base;        // TCP bytes before them

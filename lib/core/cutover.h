@@ -14,10 +14,17 @@ enum tx_way {
 
 // tx_lock. Pays what is owed, begins or ends a round when it is time. `more`: payload for TCP follows at once.
 enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool more);
-// The receiver wants the round back. Only a hint without the lock.
+// Whoever is in the receiver's kernel takes at most CUT and the first byte of END for payload of this round, which the receiver can tell.
+static inline bool cutover_tx_peer_is_past(const struct rlm_bound *b)
+{
+	return atomic_load_explicit(&b->tx.peer->rx_past, memory_order_acquire) == b->tx_round; // pairs with pass()
+}
+
+// The receiver wants the round back and can have it: before it is past the cut nothing would come of the look of a sender who finds the ring
+// full. Only a hint without the lock.
 static inline bool cutover_tx_is_asked(const struct rlm_bound *b)
 {
-	return atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == b->tx_round;
+	return atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == b->tx_round && cutover_tx_peer_is_past(b);
 }
 
 // Or would like to end it.
@@ -76,11 +83,11 @@ bool cutover_rx_is_plain(const struct rlm_bound *b);
 // The same, and the slot is needed no more: what was asked back has arrived.
 bool cutover_rx_is_settled(const struct rlm_bound *b, int fd);
 // rx_lock. Payload bytes that TCP has brought while bound and before; -errno.
-int64_t cutover_rx_arrived(const struct rlm_bound *b, int fd);
+int64_t cutover_rx_arrived(struct rlm_bound *b, int fd);
 // The sender has left the ring for now; what is in it is still to be read.
 bool cutover_rx_has_ended(const struct rlm_bound *b);
 // rx_lock. The sender will put nothing more into this round: it has ended it, or is gone, or never began.
-bool cutover_rx_is_complete(const struct rlm_bound *b, int fd);
+bool cutover_rx_is_complete(struct rlm_bound *b, int fd);
 // What is there now, in the order of the stream: bytes of TCP up to the cut, bytes of the ring, and, behind the frames of a round that has
 // ended, all that follows on TCP.
 struct rx_layout {

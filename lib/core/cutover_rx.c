@@ -45,11 +45,21 @@ static bool round_is_void(const struct rlm_bound *b)
 	       atomic_load_explicit(&b->rx.peer->end, memory_order_relaxed) == RLM_END_VOID;
 }
 
-static bool round_has_begun(const struct rlm_bound *b)
+// Once seen it stays so, and the cut is what it was then: a peer that takes it back, or writes another one, changes nothing.
+static bool round_has_begun(struct rlm_bound *b)
 {
-	uint32_t r = peer_round(b);
+	uint32_t r;
+	uint64_t cut;
 
-	return r == 2 * b->rx_round - 1 || r == 2 * b->rx_round;
+	if (b->rx_begun)
+		return true;
+	r = peer_round(b);
+	if (r != 2 * b->rx_round - 1 && r != 2 * b->rx_round)
+		return false;
+	cut = atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
+	b->rx_cut = cut > INT64_MAX / 2 ? -1 : (int64_t)cut;
+	b->rx_begun = 1;
+	return true;
 }
 
 static void set_state(struct rlm_bound *b, enum rlm_rx_state state)
@@ -79,7 +89,7 @@ bool cutover_rx_has_ended(const struct rlm_bound *b)
 	return b->rx_state != RX_PLAIN && b->rx_state != RX_READY && round_is_decided(b);
 }
 
-bool cutover_rx_is_complete(const struct rlm_bound *b, int fd)
+bool cutover_rx_is_complete(struct rlm_bound *b, int fd)
 {
 	if (b->rx_state == RX_PLAIN)
 		return true;
@@ -89,12 +99,12 @@ bool cutover_rx_is_complete(const struct rlm_bound *b, int fd)
 }
 
 // Beyond the cut come the frames of this round, then payload again.
-int64_t cutover_rx_arrived(const struct rlm_bound *b, int fd)
+int64_t cutover_rx_arrived(struct rlm_bound *b, int fd)
 {
 	int64_t n = tcp_arrived(fd), beyond;
 
-	if (n >= 0 && b->rx_state != RX_PLAIN && round_has_begun(b) && !round_is_void(b)) {
-		beyond = n - (int64_t)atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
+	if (n >= 0 && b->rx_state != RX_PLAIN && round_has_begun(b) && b->rx_cut >= 0 && !round_is_void(b)) {
+		beyond = n - b->rx_cut;
 		if (beyond > 0)
 			n -= beyond < FRAMES_SIZE ? beyond : FRAMES_SIZE;
 	}
@@ -164,25 +174,23 @@ static uint32_t peer_wish(const struct rlm_bound *b)
 // cut were frames, and which ones is known. false: they cannot be.
 static bool pass(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
-	uint64_t cut;
-	int64_t taken;
+	int64_t cut = b->rx_cut, taken;
 
 	if (atomic_load_explicit(&c->rx_inflight, memory_order_seq_cst))
 		return true;
-	cut = atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
 	taken = tcp_taken(fd);
 	if (taken < 0)
-		taken = (int64_t)(cut + b->frame_got - b->drain); // reset: nothing more comes
-	if (cut > INT64_MAX / 2 || taken - (int64_t)cut > FRAMES_AHEAD)
+		taken = cut + b->frame_got - (int64_t)b->drain; // reset: nothing more comes
+	if (taken - cut > FRAMES_AHEAD)
 		return false;
-	b->drain = (uint64_t)taken < cut ? cut - (uint64_t)taken : 0;
-	b->frame_got = (uint64_t)taken > cut ? (uint8_t)((uint64_t)taken - cut) : 0;
+	b->drain = taken < cut ? (uint64_t)(cut - taken) : 0;
+	b->frame_got = taken > cut ? (uint8_t)(taken - cut) : 0;
 	memcpy(b->frame, frames_ahead, b->frame_got);
 	b->rx_past = 1;
 	if (b->rx_state == RX_RING)
 		cutover_rx_look_at_tcp(b, fd);
 	// The sender sees that we are past, or we see its wish in answer_wish(), later: it rings after it has published it.
-	atomic_store_explicit(&b->rx.mine->rx_past, b->rx_round, memory_order_release); // pairs with peer_is_past()
+	atomic_store_explicit(&b->rx.mine->rx_past, b->rx_round, memory_order_release); // pairs with cutover_tx_peer_is_past()
 	if (b->rx_asked)
 		tell_asked(b);
 	return true;
@@ -240,7 +248,7 @@ void cutover_rx_left(struct rlm_bound *b)
 static enum rx_way leave_ready(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	bool others = inside_others(c);
-	int64_t cut, taken;
+	int64_t taken;
 
 	if (!round_has_begun(b))
 		return others ? RX_WAY_BUSY : RX_WAY_SINGLE;
@@ -248,13 +256,12 @@ static enum rx_way leave_ready(struct rlm_conn *c, struct rlm_bound *b, int fd)
 		unoffer(b);
 		return RX_WAY_LIMIT;
 	}
-	cut = (int64_t)atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
 	taken = tcp_taken(fd);
-	if (taken < 0 || cut < 0 || taken - cut > FRAMES_AHEAD || cut - taken > 1ll << 40)
+	if (taken < 0 || b->rx_cut < 0 || taken - b->rx_cut > FRAMES_AHEAD || b->rx_cut - taken > 1ll << 40)
 		return RX_WAY_BROKEN;
-	if (taken < cut && others)
+	if (taken < b->rx_cut && others)
 		return RX_WAY_BUSY;
-	b->drain = taken < cut ? (uint64_t)(cut - taken) : 0;
+	b->drain = taken < b->rx_cut ? (uint64_t)(b->rx_cut - taken) : 0;
 	set_state(b, RX_DRAIN);
 	return RX_WAY_LIMIT;
 }
@@ -334,7 +341,7 @@ static bool note_back(struct rlm_bound *b)
 		return false;
 	b->back_at = atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed);
 	b->back_to = b->back_at + n;
-	b->back_base = atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed) + FRAMES_SIZE;
+	b->back_base = (uint64_t)b->rx_cut + FRAMES_SIZE;
 	return true;
 }
 
@@ -455,7 +462,7 @@ enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t
 			if (!may_offer_round(c, b))
 				return RX_WAY_PLAIN;
 			b->rx_round++;
-			b->rx_past = b->rx_told = b->frame_got = 0;
+			b->rx_begun = b->rx_past = b->rx_told = b->frame_got = 0;
 			atomic_store_explicit(&b->rx.mine->rx_ready, b->rx_round, memory_order_release);
 			set_state(b, RX_READY);
 			break;
@@ -559,7 +566,7 @@ bool cutover_rx_ended(struct rlm_bound *b, int fd)
 		return take_orphans(b, fd);
 	// The sender began a round, filled the ring and closed. The ring follows only if TCP gave everything up to the cut: a reset takes what was
 	// not sent yet.
-	if (tcp_taken(fd) != (int64_t)atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed))
+	if (b->rx_cut < 0 || tcp_taken(fd) != b->rx_cut)
 		return false;
 	b->rx_eof = 1;
 	b->drain = 0;
@@ -574,9 +581,9 @@ int64_t cutover_rx_returned(struct rlm_bound *b, int fd, int64_t n, bool peek)
 
 	if (b->rx_state == RX_PLAIN || (b->rx_state == RX_READY && !round_has_begun(b)) || round_is_void(b))
 		return n;
-	cut = (int64_t)atomic_load_explicit(&b->rx.peer->cut, memory_order_relaxed);
+	cut = b->rx_cut;
 	taken = tcp_taken(fd);
-	if (taken < 0 || cut < 0 || cut > INT64_MAX / 2)
+	if (taken < 0 || cut < 0)
 		return -ECONNRESET;
 	if (peek) { // as if it had been taken. Another one may have taken some of it since
 		over = taken + n - cut;

@@ -159,12 +159,6 @@ bool cutover_tx_peer_left(const struct rlm_bound *b)
 	return peer_is_bound(b) && atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == RLM_ASK_LEFT;
 }
 
-// Whoever is in the receiver's kernel takes at most CUT and the first byte of END for payload of this round, which the receiver can tell.
-static bool peer_is_past(const struct rlm_bound *b)
-{
-	return atomic_load_explicit(&b->tx.peer->rx_past, memory_order_acquire) == b->tx_round;
-}
-
 static bool peer_is_gone(const struct rlm_bound *b)
 {
 	return !peer_is_bound(b) || cutover_tx_peer_left(b);
@@ -172,7 +166,7 @@ static bool peer_is_gone(const struct rlm_bound *b)
 
 bool cutover_tx_end(struct rlm_bound *b)
 {
-	if (b->tx_state == TX_RING && !peer_is_gone(b) && !peer_is_past(b))
+	if (b->tx_state == TX_RING && !peer_is_gone(b) && !cutover_tx_peer_is_past(b))
 		return false;
 	if (b->tx_state == TX_RING)
 		end_at(b, ring_head(&b->tx));
@@ -245,9 +239,9 @@ static void end_if_wanted(struct rlm_bound *b, int fd)
 			cutover_tx_end(b);
 			b->tx_lazy = ring_is_empty(&b->tx); // it has read all: the first byte after that finds out, as on TCP
 		}
-	} else if (peer_is_past(b) && cutover_tx_is_asked(b)) {
+	} else if (cutover_tx_is_asked(b)) {
 		give_back(b);
-	} else if (wanted && peer_is_past(b) && ring_is_empty(&b->tx)) {
+	} else if (wanted && cutover_tx_peer_is_past(b) && ring_is_empty(&b->tx)) {
 		cutover_tx_end(b);
 		b->tx_lazy = 1;
 	} else if (wanted) {

@@ -66,6 +66,8 @@ void stream_note_rx(struct rlm_conn *c, const struct rlm_bound *b)
 
 void stream_break(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
+	if (atomic_load_explicit(&conn_stat(&arena, c)->why, memory_order_relaxed) == RLM_WHY_MISBEHAVED)
+		return; // once
 	log_warn("fd %d: the peer wrote nonsense into shared memory, connection reset", fd);
 	log_info("fd %d: receiving state %u round %u asked %u, frames %u of \"%c%c\", drain %lu, past %u, ring %lu to %lu; peer's round %u, "
 		 "wish %u, end %lu, cut %lu; taken %ld",

@@ -90,13 +90,13 @@ static int wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	struct sleep sleep = {c, b, 0, 0};
 	uint64_t head = b->rx.cached, start;
 	uint32_t round = atomic_load_explicit(&peer->tx_round, memory_order_relaxed), bell, events;
-	bool ready, tcp = false, asked = b->rx_asked;
+	bool ready, tcp = false, from_ring = b->rx_state == RX_RING && !b->rx_asked;
 	short news = b->rx_past ? POLLIN | POLLRDHUP : POLLRDHUP; // CUT is for whoever is still in the kernel
 	int r;
 
 	rlm_lock_drop(&c->rx_lock);
 	helper_ensure();
-	if (!asked && (wake_hold_back(b) || wake_spin(&peer->head, head, &b->rx_spin)))
+	if (from_ring && (wake_hold_back(b) || wake_spin(&peer->head, head, &b->rx_spin)))
 		return 0;
 	sleep.bit = d->set ? RLM_WAIT_RX_FD : RLM_WAIT_RX_FUTEX;
 	if (d->set)
@@ -105,7 +105,7 @@ static int wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	bell = atomic_load_explicit(&peer->bell, memory_order_acquire);
 	events = atomic_load_explicit(&c->events, memory_order_acquire);
 	wake_listen(b, sleep.bit);
-	ready = (!asked && atomic_load_explicit(&peer->head, memory_order_acquire) != head) ||
+	ready = (from_ring && atomic_load_explicit(&peer->head, memory_order_acquire) != head) ||
 		atomic_load_explicit(&peer->tx_round, memory_order_acquire) != round;
 	if (!ready)
 		ready = tcp = sys_poll_now(fd, news) != 0;

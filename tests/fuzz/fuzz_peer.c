@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // A hostile peer: its region and its TCP bytes come from the input, and so does what this end does meanwhile. The
 // regions lie between guard pages and the peer's is mapped read-only, so a wrong access ends the run, and so does a
-// call that does not come back.
+// call that does not come back. It also writes between two loads of one call, see before_load.h.
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -86,6 +86,29 @@ static void write_region(struct input *in, struct rlm_slot_shared *slot, const s
 	}
 }
 
+static struct {
+	struct pair *pair; // NULL: the peer writes nothing in the middle of a call
+	uint64_t random;
+	unsigned one_of; // one load of so many
+} meanwhile;
+
+void fuzz_before_load(const volatile void *word)
+{
+	struct pair *p = meanwhile.pair;
+	const uint8_t *slot = p ? (const uint8_t *)p->region[0].slot_ro : NULL;
+	uint8_t bytes[16];
+	struct input in = {bytes, sizeof(bytes)};
+
+	if (!p || (const uint8_t *)word < slot || (const uint8_t *)word >= slot + sizeof(struct rlm_slot_shared) ||
+	    random_below(&meanwhile.random, meanwhile.one_of))
+		return;
+	for (unsigned i = 0; i < sizeof(bytes); i += 8)
+		memcpy(bytes + i, &(uint64_t){random_next(&meanwhile.random)}, 8);
+	meanwhile.pair = NULL;
+	write_region(&in, p->region[0].slot, &p->end[1]);
+	meanwhile.pair = p;
+}
+
 static void send_tcp(struct input *in, int fd)
 {
 	uint8_t n = next(in), data[256];
@@ -109,10 +132,12 @@ static void receive(struct end *e, uint64_t n, bool peek)
 {
 	uint8_t *data = malloc(n);
 	uint64_t tail = e->b.rx.mine->tail;
+	bool orphaned = e->b.rx_orphaned;
 	int64_t r = end_recv(e, data, n, peek);
 
 	must(r <= (int64_t)n);
-	must(e->b.rx.mine->tail - tail <= n);
+	// What TCP has brought of the bytes that were asked back is left out when the ring's turn comes again.
+	must(e->b.rx.mine->tail - tail <= n + (e->b.rx_orphaned != orphaned ? e->b.back_to - e->b.back_at : 0));
 	free(data);
 }
 
@@ -176,8 +201,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct pair p;
 
 	pair_open(&p, RING);
+	meanwhile.one_of = 1u + next(&in) % 64;
+	meanwhile.random = next_word(&in);
+	meanwhile.pair = meanwhile.random % 4 ? &p : NULL;
 	while (in.left)
 		step(&in, &p);
+	meanwhile.pair = NULL;
 	setsockopt(p.end[0].fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)); // no TIME_WAIT: ports are few
 	pair_close(&p);
 	return 0;

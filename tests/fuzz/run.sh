@@ -31,7 +31,9 @@ for source in "$root"/tests/fuzz/fuzz_*.c; do
 			$(ls "$root"/daemon/*.c | grep -v -e /main.c -e '/xen.*\.c') "$root/daemon/xen_none.c" -o "$build/$name" \
 			-lev -ljansson -lconfuse -lcap-ng -lseccomp -lbpf -lmnl -lmicrohttpd -lpthread || exit 1
 	else
-		clang "${flags[@]}" "$source" "$root/tests/unit/ends.c" "$root"/lib/core/*.c -o "$build/$name" -lpthread || exit 1
+		meanwhile=()
+		[ "$name" = fuzz_peer ] && meanwhile=(-include "$root/tests/fuzz/before_load.h")
+		clang "${flags[@]}" "${meanwhile[@]}" "$source" "$root/tests/unit/ends.c" "$root"/lib/core/*.c -o "$build/$name" -lpthread || exit 1
 	fi
 	if "$build/$name" -max_total_time="$seconds" -timeout=10 -max_len=2048 -len_control=0 -print_final_stats=1 -close_fd_mask=1 \
 		-artifact_prefix="$build/$name." "$build/$name.corpus" >"$log" 2>&1; then

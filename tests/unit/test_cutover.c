@@ -881,6 +881,55 @@ static void test_impossible_cut_under_a_receive(void **state)
 	}
 }
 
+// What a peer writes into the slot after its round was seen to begin is nothing to us, not even when TCP cannot be counted any more.
+static void test_cut_that_changes(void **state)
+{
+	const uint64_t cuts[] = {0, 3, 25, 40, 1ull << 50, 1ull << 63, UINT64_MAX};
+	const struct linger reset = {.l_onoff = 1, .l_linger = 0};
+	uint64_t available;
+
+	for (unsigned i = 0; i < 2 * sizeof(cuts) / sizeof(*cuts); i++) {
+		puppet_tcp_payload(20);
+		receive_exactly(20);
+		puppet_begin(1, 30);
+		R->conn.rx_inflight = 1;
+		assert_int_equal(cutover_rx(&R->conn, &R->b, R->fd, &available), RX_WAY_BUSY);
+		R->conn.rx_inflight = 0;
+		puppet_tcp_payload(10);
+		puppet_ring(50);
+		puppet_begin(i % 3, cuts[i / 2]);
+		if (i % 2) {
+			must(setsockopt(S->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)) == 0);
+			close(S->fd);
+			S->fd = -1;
+			assert_true(cutover_rx(&R->conn, &R->b, R->fd, &available) == RX_WAY_LIMIT);
+			assert_true(R->b.drain <= 10 && !R->b.frame_got);
+		} else if (i % 3 == 1) {
+			receive_exactly(60);
+		} else {
+			receive_exactly(10);
+			expect_broken();
+		}
+		restart();
+	}
+}
+
+// A receiver that asks for the round back before it is past the cut cannot have it yet: a sender who finds the ring full sleeps.
+static void test_asked_too_early(void **state)
+{
+	struct rlm_slot_shared *slot = p.region[1].slot;
+
+	offer();
+	send_exactly(10);
+	slot->rx_past = 0;
+	slot->rx_ask = S->b.tx_round;
+	assert_false(cutover_tx_is_asked(&S->b));
+	assert_int_equal(cutover_tx(&S->conn, &S->b, S->fd, true), TX_WAY_RING);
+	slot->rx_past = S->b.tx_round;
+	assert_true(cutover_tx_is_asked(&S->b));
+	assert_int_equal(cutover_tx(&S->conn, &S->b, S->fd, true), TX_WAY_PLAIN);
+}
+
 static void test_impossible_ring(void **state)
 {
 	const uint64_t heads[] = {0, 59, 99, 60 + RING + 1, 1ull << 63, UINT64_MAX};
@@ -1239,6 +1288,8 @@ int main(void)
 	    TEST(test_end_in_the_middle_of_frames),
 	    TEST(test_end_before_the_cut),
 	    TEST(test_impossible_cut),
+	    TEST(test_cut_that_changes),
+	    TEST(test_asked_too_early),
 	    TEST(test_impossible_cut_under_a_receive),
 	    TEST(test_impossible_ring),
 	    TEST(test_wrong_frames),
