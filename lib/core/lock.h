@@ -175,11 +175,19 @@ static inline bool rlm_lock_is_kept(const struct rlm_lock *lock)
 	return (atomic_load_explicit(&lock->word, memory_order_relaxed) & ~RLM_LOCK_WAITERS) != rlm_tid();
 }
 
+static inline void rlm_lock_drop_kept(struct rlm_lock *lock)
+{
+	rlm_lock_step_out(lock);
+	rlm_guard_leave();
+}
+
 static inline void rlm_lock_drop(struct rlm_lock *lock)
 {
-	if (rlm_lock_is_kept(lock))
-		rlm_lock_step_out(lock);
-	else if (__builtin_expect(atomic_exchange_explicit(&lock->word, 0, memory_order_seq_cst) & RLM_LOCK_WAITERS, 0))
+	if (rlm_lock_is_kept(lock)) {
+		rlm_lock_drop_kept(lock);
+		return;
+	}
+	if (__builtin_expect(atomic_exchange_explicit(&lock->word, 0, memory_order_seq_cst) & RLM_LOCK_WAITERS, 0))
 		rlm_lock_wake(lock);
 	rlm_guard_leave();
 }

@@ -33,6 +33,12 @@ struct hook_call {
 	int flags;
 };
 
+// A hint that keeps the bracket out of the way of small messages.
+static inline bool hook_is_bound(const struct rlm_conn *c)
+{
+	return __builtin_expect(atomic_load_explicit(&c->bound, memory_order_relaxed) != 0, 1);
+}
+
 void hook_send_abandoned(void *call);
 void hook_recv_abandoned(void *call);
 

@@ -35,15 +35,23 @@ RLM_EXPORT ssize_t __read_chk(int fd, void *buf, size_t len, size_t size)
 	return read(fd, buf, len);
 }
 
+static __attribute__((noinline)) ssize_t write_unbound(struct rlm_conn *c, int fd, const void *buf, size_t len)
+{
+	struct hook_call call;
+
+	if (hook_send_begin(&call, c, fd, 0))
+		return hook_send_end(&call, REAL(write)(fd, buf, len));
+	return rlm_result(hook_send_one(c, fd, buf, len, 0));
+}
+
 RLM_EXPORT ssize_t write(int fd, const void *buf, size_t len)
 {
 	struct rlm_conn *c = fd_conn(fd);
-	struct hook_call call;
 
 	if (!c)
 		return REAL(write)(fd, buf, len);
-	if (hook_send_begin(&call, c, fd, 0))
-		return hook_send_end(&call, REAL(write)(fd, buf, len));
+	if (!hook_is_bound(c))
+		return write_unbound(c, fd, buf, len);
 	return rlm_result(hook_send_one(c, fd, buf, len, 0));
 }
 

@@ -273,15 +273,23 @@ RLM_EXPORT int getsockopt(int fd, int level, int name, void *restrict value, soc
 
 // --- data ---
 
+static __attribute__((noinline)) ssize_t send_unbound(struct rlm_conn *c, int fd, const void *buf, size_t len, int flags)
+{
+	struct hook_call call;
+
+	if (hook_send_begin(&call, c, fd, flags))
+		return hook_send_end(&call, REAL(send)(fd, buf, len, flags));
+	return rlm_result(hook_send_one(c, fd, buf, len, flags));
+}
+
 RLM_EXPORT ssize_t send(int fd, const void *buf, size_t len, int flags)
 {
 	struct rlm_conn *c = fd_conn(fd);
-	struct hook_call call;
 
 	if (!c)
 		return REAL(send)(fd, buf, len, flags);
-	if (hook_send_begin(&call, c, fd, flags))
-		return hook_send_end(&call, REAL(send)(fd, buf, len, flags));
+	if (!hook_is_bound(c))
+		return send_unbound(c, fd, buf, len, flags);
 	return rlm_result(hook_send_one(c, fd, buf, len, flags));
 }
 

@@ -36,12 +36,14 @@ static inline bool stream_is_current(const struct rlm_conn *c, int fd)
 }
 
 // Drops a lock of the connection, which its thread may keep, see lock.h: as long as no other process of the family can take it.
+void stream_drop_or_keep(const struct rlm_conn *c, const struct rlm_bound *b, struct rlm_lock *lock, struct rlm_habit *habit);
+
 static inline void stream_drop_often(const struct rlm_conn *c, const struct rlm_bound *b, struct rlm_lock *lock, struct rlm_habit *habit)
 {
-	if (!rlm_lock_is_kept(lock) && rlm_habit_pays(habit) && stream_is_ours_alone(c, b))
-		rlm_lock_keep(lock, habit);
+	if (__builtin_expect(rlm_lock_is_kept(lock), 1))
+		rlm_lock_drop_kept(lock);
 	else
-		rlm_lock_drop(lock);
+		stream_drop_or_keep(c, b, lock, habit);
 }
 
 // rx_lock. The caller has n bytes of the ring from `tail` on. Waking the sender is checked each time the tail passes a quarter of the

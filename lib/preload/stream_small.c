@@ -16,6 +16,14 @@ static inline bool has_room(struct rlm_ring *r, uint64_t head, uint64_t n)
 	return room >= n && room != RLM_RING_BROKEN;
 }
 
+void stream_drop_or_keep(const struct rlm_conn *c, const struct rlm_bound *b, struct rlm_lock *lock, struct rlm_habit *habit)
+{
+	if (rlm_habit_pays(habit) && stream_is_ours_alone(c, b))
+		rlm_lock_keep(lock, habit);
+	else
+		rlm_lock_drop(lock);
+}
+
 int64_t stream_send_one(struct rlm_conn *c, int fd, const void *data, uint64_t n, int flags)
 {
 	struct rlm_bound *b;
