@@ -132,8 +132,10 @@ static int64_t take_up_to_cut(struct rlm_conn *c, struct rlm_bound *b, int fd, s
 			at->iov++;
 			at->left--;
 		}
-		if (b->drain)
-			b->drain -= (uint64_t)r;
+		if (b->drain && (b->drain -= (uint64_t)r) == 0) { // others may wait for TCP, and the ring is next
+			wake_conn(c);
+			wake_own(b); // last, see wait_data()
+		}
 		stat_add(&conn_stat(&arena, c)->rx_bytes_plain, (uint64_t)r);
 	}
 	return r;

@@ -94,6 +94,7 @@ static int wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 	short news = b->rx_past ? POLLIN | POLLRDHUP : POLLRDHUP; // CUT is for whoever is still in the kernel
 	int r;
 
+	events = atomic_load_explicit(&c->events, memory_order_acquire); // under the lock: what others make of the state is news
 	rlm_lock_drop(&c->rx_lock);
 	helper_ensure();
 	if (from_ring && (wake_hold_back(b) || wake_spin(&peer->head, head, &b->rx_spin)))
@@ -103,10 +104,10 @@ static int wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 		bells_prepare(b->doorbell_mine);
 	start = sys_ticks();
 	bell = atomic_load_explicit(&peer->bell, memory_order_acquire);
-	events = atomic_load_explicit(&c->events, memory_order_acquire);
 	wake_listen(b, sleep.bit);
 	ready = (from_ring && atomic_load_explicit(&peer->head, memory_order_acquire) != head) ||
-		atomic_load_explicit(&peer->tx_round, memory_order_acquire) != round;
+		atomic_load_explicit(&peer->tx_round, memory_order_acquire) != round ||
+		atomic_load_explicit(&c->events, memory_order_acquire) != events;
 	if (!ready)
 		ready = tcp = sys_poll_now(fd, news) != 0;
 	if (!ready && d->set)
