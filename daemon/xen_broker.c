@@ -285,6 +285,10 @@ static void on_over(void *owner, const char *why)
 
 void rlmd_guest_shut(struct rlmd_guest *guest)
 {
+	char path[64];
+
+	rlmd_guest_path(path, sizeof(path), guest, RLMD_WIRE_CHANNEL_NODE);
+	rlmd_store_remove(guest->broker->xen, path);
 	rlmd_pipe_close(&guest->pipe);
 	guest->hello = false;
 	clients_end(guest);
@@ -308,8 +312,11 @@ static struct libxenvchan *channel_make(struct rlmd_guest *guest)
 	struct libxenvchan *channel = NULL;
 	char path[64];
 
+	// First: when the channel is seen, this is.
+	rlmd_guest_path(path, sizeof(path), guest, RLMD_WIRE_FOR_NODE);
+	if (!rlmd_store_write(guest->broker->xen, path, guest->asked))
+		return NULL;
 	rlmd_guest_path(path, sizeof(path), guest, RLMD_WIRE_CHANNEL_NODE);
-	rlmd_store_remove(guest->broker->xen, path);
 	rlmd_store_begin();
 	channel = libxenvchan_server_init(NULL, (int)guest->id, path, RLMD_WIRE_RING, RLMD_WIRE_RING);
 	rlmd_store_end();
@@ -334,6 +341,7 @@ static void channel_serve(struct rlmd_guest *guest)
 	pause_set(guest);
 	channel = channel_make(guest);
 	if (channel) {
+		log_debug("%s: a channel for request %s", guest->domain->name, asked);
 		rlmd_pipe_open(&guest->pipe, guest->broker->loop, channel);
 		return;
 	}

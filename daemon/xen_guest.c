@@ -16,6 +16,7 @@
 
 #define ASK_AGAIN      0.5 // seconds after a channel ended
 #define TRY_AGAIN      5.0 // after xenstore did not take what it was told
+#define WELCOME_TIME   30.0
 
 static void up(struct rlmd_broker *broker, const void *message)
 {
@@ -133,21 +134,28 @@ static struct rlmd_offer *offer_find(struct rlmd_client *client, struct rlm_conn
 
 // --- what xenstore is told
 
-static void node_tell(struct rlmd_broker *broker)
+static void ask_after(struct rlmd_broker *broker, double seconds)
+{
+	ev_timer_stop(broker->loop, &broker->xen->ask_again);
+	ev_timer_set(&broker->xen->ask_again, seconds, 0);
+	ev_timer_start(broker->loop, &broker->xen->ask_again);
+}
+
+static bool node_tell(struct rlmd_broker *broker)
 {
 	struct rlmd_xen *xen = broker->xen;
 	char value[RLMD_NODE_SIZE];
 
 	rlmd_node_write(value, xen->closing, xen->number, xen->pipe.channel || xen->attaching || xen->far.by_id || xen->leftover);
 	if (strcmp(value, xen->told) == 0)
-		return;
-	if (rlmd_store_write(xen, RLMD_WIRE_ASK_NODE, value)) {
-		memcpy(xen->told, value, sizeof(xen->told));
-		return;
+		return true;
+	if (!rlmd_store_write(xen, RLMD_WIRE_ASK_NODE, value)) {
+		log_warn("cannot tell xenstore \"%s\": %s; trying again", value, strerror(errno));
+		ask_after(broker, TRY_AGAIN);
+		return false;
 	}
-	log_warn("cannot tell xenstore \"%s\": %s; trying again", value, strerror(errno));
-	ev_timer_set(&xen->ask_again, TRY_AGAIN, 0);
-	ev_timer_start(broker->loop, &xen->ask_again);
+	memcpy(xen->told, value, sizeof(xen->told));
+	return true;
 }
 
 static void channel_forget(struct rlmd_broker *broker)
@@ -278,6 +286,8 @@ static void welcome(struct rlmd_broker *broker, const struct rlmd_wire_welcome *
 		log_error("the broker speaks version %u, we speak %u", wire->version, RLMD_WIRE_VERSION);
 		return;
 	}
+	ev_timer_stop(broker->loop, &broker->xen->ask_again);
+	node_tell(broker);
 	broker->xen->welcome = true;
 	broker->xen->location = wire->location;
 	log_info("the broker calls us %.64s, location %016llx", wire->name, (unsigned long long)wire->location);
@@ -332,11 +342,6 @@ static void ask(struct rlmd_broker *broker)
 	node_tell(broker);
 }
 
-static void on_ask_again(struct ev_loop *loop, ev_timer *timer, int events)
-{
-	ask(timer->data);
-}
-
 static void on_over(void *owner, const char *why)
 {
 	struct rlmd_broker *broker = owner;
@@ -346,8 +351,21 @@ static void on_over(void *owner, const char *why)
 	channel_forget(broker);
 	rlmd_far_leave_all(&broker->xen->far);
 	node_tell(broker);
-	ev_timer_set(&broker->xen->ask_again, ASK_AGAIN, 0);
-	ev_timer_start(broker->loop, &broker->xen->ask_again);
+	ask_after(broker, ASK_AGAIN);
+}
+
+static void on_ask_again(struct ev_loop *loop, ev_timer *timer, int events)
+{
+	struct rlmd_broker *broker = timer->data;
+
+	if (!broker->xen->pipe.channel) {
+		ask(broker);
+	} else if (broker->xen->welcome) {
+		node_tell(broker);
+	} else {
+		rlmd_pipe_close(&broker->xen->pipe);
+		on_over(broker, "it does not answer");
+	}
 }
 
 static void hello(struct rlmd_broker *broker)
@@ -371,30 +389,25 @@ static void attach_failed(struct rlmd_broker *broker, int err)
 		log_warn("cannot attach to the broker's channel: %s; asking for another one until it comes off", strerror(err));
 	broker->xen->attach_failed = true;
 	node_tell(broker);
-	ev_timer_set(&broker->xen->ask_again, TRY_AGAIN, 0);
-	ev_timer_start(broker->loop, &broker->xen->ask_again);
+	ask_after(broker, TRY_AGAIN);
 }
 
-// The broker serves a channel, perhaps a new one.
+// The broker serves a channel: the one that we asked for?
 static void channel_look(struct rlmd_broker *broker)
 {
 	struct rlmd_xen *xen = broker->xen;
-	char ref[24], port[24], served[sizeof(xen->served)];
+	char number[sizeof(xen->number)], port[24];
 	struct libxenvchan *channel;
 
-	if (!rlmd_store_read(xen, RLMD_WIRE_CHANNEL_NODE "/ring-ref", ref, sizeof(ref)) ||
-	    !rlmd_store_read(xen, RLMD_WIRE_CHANNEL_NODE "/event-channel", port, sizeof(port)))
+	if (xen->pipe.channel || !rlmd_store_read(xen, RLMD_WIRE_FOR_NODE, number, sizeof(number)) || strcmp(number, xen->number) != 0 ||
+	    !rlmd_store_read(xen, RLMD_WIRE_CHANNEL_NODE "/event-channel", port, sizeof(port))) // the last of its nodes
 		return;
-	snprintf(served, sizeof(served), "%s %s", ref, port);
-	if (xen->pipe.channel && strcmp(served, xen->served) == 0)
-		return;
-	if (xen->pipe.channel) {
-		rlmd_pipe_close(&xen->pipe);
-		on_over(broker, "it serves another channel");
-		ev_timer_stop(broker->loop, &xen->ask_again);
-	}
+	log_debug("attaching to the channel for request %s", number);
 	xen->attaching = true;
-	node_tell(broker); // before it is so
+	if (!node_tell(broker)) { // before it is so
+		xen->attaching = false;
+		return;
+	}
 	rlmd_store_begin();
 	channel = libxenvchan_client_init(NULL, 0, RLMD_WIRE_CHANNEL_NODE);
 	rlmd_store_end();
@@ -404,9 +417,8 @@ static void channel_look(struct rlmd_broker *broker)
 		return;
 	}
 	xen->closing = xen->attach_failed = false;
-	memcpy(xen->served, served, sizeof(xen->served));
 	rlmd_pipe_open(&xen->pipe, broker->loop, channel);
-	ev_timer_stop(broker->loop, &xen->ask_again); // or the broker, asked again, would serve another one in its place, and so on
+	ask_after(broker, WELCOME_TIME);
 	node_tell(broker);
 	hello(broker);
 }
@@ -438,7 +450,7 @@ static void place_look(struct rlmd_broker *broker)
 	rlmd_event(&broker->events, "arrived", "host", NULL, "at another place");
 	if (rlmd_node_is_open(xen->told))
 		moved_open(broker);
-	xen->told[0] = xen->served[0] = 0;
+	xen->told[0] = 0;
 	ask(broker);
 }
 
@@ -448,21 +460,6 @@ static void on_watch(struct rlmd_broker *broker, const char *path, const char *t
 	channel_look(broker);
 }
 
-// Processes that still have channels of an earlier rlmd, which was killed, are about to leave them.
-static bool leftover_find(struct rlmd_broker *broker)
-{
-	char value[RLMD_NODE_SIZE];
-	pid_t pid;
-
-	if (!rlmd_store_read(broker->xen, RLMD_WIRE_ASK_NODE, value, sizeof(value)) || !rlmd_node_is_open(value))
-		return false;
-	pid = rlmd_maps_left("/dev/xen/gnt", "librlm");
-	if (!pid)
-		return false;
-	log_error("process %d has not left the channels that an earlier rlmd gave it: this domain cannot be moved any more", (int)pid);
-	return true;
-}
-
 int rlmd_guest_role_init(struct rlmd_broker *broker, char *error, size_t error_size)
 {
 	struct rlmd_xen *xen = broker->xen;
@@ -470,7 +467,7 @@ int rlmd_guest_role_init(struct rlmd_broker *broker, char *error, size_t error_s
 	xen->far.half = half_up;
 	xen->far.release = release_up;
 	xen->far.empty = on_empty;
-	xen->leftover = leftover_find(broker);
+	xen->leftover = rlmd_channels_left(xen);
 	xen->pipe.owner = broker;
 	xen->pipe.message = on_message;
 	xen->pipe.over = on_over;

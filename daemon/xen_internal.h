@@ -62,8 +62,7 @@ struct rlmd_xen {
 	// guest
 	struct rlmd_pipe pipe;
 	bool welcome;
-	char served[64]; // the channel that we have or tried: ring-ref and event-channel
-	char number[20]; // that we asked for it with
+	char number[20]; // that we asked for a channel with
 	char told[64];	 // what we say of ourselves in xenstore, see xen_node.h
 	bool attaching;
 	bool attach_failed; // and was said

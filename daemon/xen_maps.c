@@ -2,11 +2,14 @@
 #include "xen_maps.h"
 
 #include <dirent.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include "log.h"
+#include "xen_internal.h"
+#include "xen_node.h"
 
 #define TRIES 40 // of 50 ms
 
@@ -45,14 +48,17 @@ static pid_t find(const char *text, const char *other)
 	return found;
 }
 
-pid_t rlmd_maps_left(const char *text, const char *other)
+bool rlmd_channels_left(struct rlmd_xen *xen)
 {
 	const struct timespec moment = {.tv_nsec = 50000000};
-	pid_t pid = find(text, other);
+	char value[RLMD_NODE_SIZE];
+	pid_t pid = 0;
 
-	for (int tries = 1; pid && tries < TRIES; tries++) {
+	if (!rlmd_store_read(xen, RLMD_WIRE_ASK_NODE, value, sizeof(value)) || !rlmd_node_is_open(value))
+		return false;
+	for (int tries = 0; tries < TRIES && (pid = find("/dev/xen/gnt", "librlm")); tries++)
 		nanosleep(&moment, NULL);
-		pid = find(text, other);
-	}
-	return pid;
+	if (pid)
+		log_error("process %d has not left the channels that an earlier rlmd gave it: this domain cannot be moved any more", (int)pid);
+	return pid != 0;
 }

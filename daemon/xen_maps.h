@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Who has what mapped.
+// Who has channels mapped.
 #ifndef RLMD_XEN_MAPS_H
 #define RLMD_XEN_MAPS_H
 
-#include <sys/types.h>
+#include <stdbool.h>
 
-// A process that still has files mapped with both texts in their paths after a while; 0: none, or none that we may look at.
-pid_t rlmd_maps_left(const char *text, const char *other);
+struct rlmd_xen;
+
+// Processes that still have channels of an earlier rlmd, which was killed, are about to leave them. True: after a while one has not.
+bool rlmd_channels_left(struct rlmd_xen *xen);
 
 #endif

@@ -25,13 +25,16 @@
 #include "registry.h"
 #include "rlm/proto.h"
 
-#define RLMD_WIRE_VERSION   2u
+#define RLMD_WIRE_VERSION   3u
 #define RLMD_WIRE_TEXT	    1024u
 #define RLMD_WIRE_ADDRESSES 16u
 #define RLMD_WIRE_RING	    4096 // bytes of the channel, each way
-// Below a domain's home in xenstore. The guest asks there, see xen_node.h, the broker answers by serving a channel.
+// Below a domain's home in xenstore. The guest asks there, see xen_node.h, the broker answers by serving a channel, and says beside it which
+// number was asked with. One that was made for an earlier rlmd of the domain is about to be replaced, perhaps by one with the same grant and port:
+// libxenvchan's client, which binds the port first, could then have the page of the new one, and the port of none.
 #define RLMD_WIRE_ASK_NODE     "data/rlm"
 #define RLMD_WIRE_CHANNEL_NODE "rlm/control"
+#define RLMD_WIRE_FOR_NODE     RLMD_WIRE_CHANNEL_NODE "/for"
 
 enum rlmd_wire_type {
 	RLMD_WIRE_HELLO = 1,

@@ -56,14 +56,14 @@ static void node_write(const char *path, const void *value, size_t size)
 	xs_write(store, XBT_NULL, path, value, (unsigned)size);
 }
 
-// Which channel is served; "": none.
-static void channel_node(char *value, size_t size)
+static bool node_is(const char *path, const char *expected)
 {
 	unsigned length;
-	char *text = xs_read(store, XBT_NULL, RLMD_WIRE_CHANNEL_NODE "/event-channel", &length);
+	char *text = xs_read(store, XBT_NULL, path, &length);
+	bool same = text && (!expected || strcmp(text, expected) == 0);
 
-	snprintf(value, size, "%s", text ? text : "");
 	free(text);
+	return same;
 }
 
 // --- a channel, as an honest rlmd gets it
@@ -73,12 +73,12 @@ static struct libxenvchan *channel_open(void)
 	static unsigned count;
 	struct libxenvchan *channel;
 	double end = now() + 60;
-	char value[24], before[24];
+	char number[24], value[32];
 
-	channel_node(before, sizeof(before));
-	snprintf(value, sizeof(value), "ask %08x%04x", (unsigned)getpid(), ++count); // another number than all before
+	snprintf(number, sizeof(number), "%08x%04x", (unsigned)getpid(), ++count); // another one than all before
+	snprintf(value, sizeof(value), "ask %s", number);
 	node_write(RLMD_WIRE_ASK_NODE, value, strlen(value));
-	for (*value = 0; !*value || strcmp(value, before) == 0; channel_node(value, sizeof(value))) {
+	while (!node_is(RLMD_WIRE_FOR_NODE, number) || !node_is(RLMD_WIRE_CHANNEL_NODE "/event-channel", NULL)) {
 		if (now() > end) {
 			fprintf(stderr, "xen-hostile: no channel is served\n");
 			exit(1);

@@ -57,11 +57,13 @@ registered_count() {
 
 # Both domUs have registered with the broker.
 registered() {
+	local host
 	until_is 60 2 registered_count && return
 	echo "not registered:"
-	on dom0 'rlmctl domains'
-	on dom0 'tail -n 20 /tmp/rlmd.log'
-	on u1 'tail -n 20 /tmp/rlmd.log'
+	on dom0 'rlmctl domains; xenstore-ls -f | grep -E "^/local/domain/[1-9][0-9]*/(data|rlm)/"'
+	for host in dom0 u1 u2; do
+		on $host 'grep -v "session ends" /tmp/rlmd.log | tail -n 20'
+	done
 	return 1
 }
 
