@@ -6,7 +6,7 @@
 ring_to() {
 	local before
 	before=$(ring_bytes "$2")
-	iperf3_run "$1" "$2" "$preload" -n $(volume 16) | gigabits
+	iperf3_run "$1" "$2" "$preload" -n $(volume 32) | gigabits
 	at_least "bytes by ring, $2 to $1" $(($(ring_bytes "$2") - before)) $(volume 7) || return 1
 }
 

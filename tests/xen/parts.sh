@@ -204,7 +204,7 @@ part_stream() {
 	echo "iperf3, TCP:  $(iperf3_run u1 u2 '' -n $(volume 16) | gigabits)"
 	echo "iperf3, ring: $(iperf3_run u1 u2 "$preload" -n $(volume 64) | gigabits)"
 	at_least "bytes by ring" "$(ring_bytes u2)" $(volume 30) || return 1
-	bench u1 u2 "$preload" --verify --bidir --bytes $(volume 16) >"$work/verify.json" || { cat "$work/verify.json"; return 1; }
+	bench u1 u2 "$preload" --verify --bidir --bytes $(volume 64) >"$work/verify.json" || { cat "$work/verify.json"; return 1; }
 	at_least "bytes by ring, each of them checked" "$(jq '.tests[0].client.carrier.ring_bytes' "$work/verify.json")" $(volume 15) ||
 		return 1
 	all_end && nothing_left
@@ -224,7 +224,7 @@ part_programs() {
 	redis_load u2 4000 8 set,get || return 1
 	at_least "redis-benchmark, bytes by ring" $(($(ring_bytes u2) - before)) $(volume 3) || return 1
 	end u1 redis || return 1
-	on u1 "head -c $(volume 8) /dev/urandom >/tmp/file"
+	on u1 "head -c $(volume 32) /dev/urandom >/tmp/file"
 	on u1 'mkdir -p /run/nginx
 		printf "daemon off; user root; pid /run/nginx.pid; error_log stderr; events {} http { access_log off; server { listen 8080; root /tmp; } }" >/tmp/nginx.conf'
 	background u1 nginx "env $preload nginx -c /tmp/nginx.conf" || return 1
@@ -253,7 +253,7 @@ part_groups() {
 	[ $(($(ring_bytes u2) - before)) = 0 ] || { echo "accelerated between groups"; return 1; }
 	on dom0 'rlmctl events | grep -q other-group' || { echo "no event tells that the groups differ"; return 1; }
 	group u2 blue || return 1
-	iperf3_run u1 u2 "$preload" -n $(volume 32) | gigabits
+	iperf3_run u1 u2 "$preload" -n $(volume 64) | gigabits
 	at_least "bytes by ring within the group" $(($(ring_bytes u2) - before)) $(volume 15) || return 1
 	group u1 '' && group u2 '' || return 1
 	all_end && nothing_left
@@ -263,8 +263,8 @@ part_dom0() {
 	local before
 	all_start || return 1
 	before=$(ring_bytes dom0)
-	iperf3_run dom0 u1 "$preload" -n $(volume 32) | gigabits
-	iperf3_run u2 dom0 "$preload" -n $(volume 32) | gigabits
+	iperf3_run dom0 u1 "$preload" -n $(volume 64) | gigabits
+	iperf3_run u2 dom0 "$preload" -n $(volume 64) | gigabits
 	at_least "bytes by ring from and to dom0" $(($(ring_bytes dom0) - before)) $(volume 30) || return 1
 	all_end && nothing_left
 }
@@ -290,7 +290,7 @@ part_crash() {
 	ended u1 client || { echo "the client does not end"; return 1; }
 	on u1 'tail -n 4 /tmp/client.log; grep -q receiver /tmp/client.log' || { echo "the stream broke when rlmd was killed"; return 1; }
 	all_start || return 1
-	iperf3_run u1 u2 "$preload" -n $(volume 32) | gigabits
+	iperf3_run u1 u2 "$preload" -n $(volume 64) | gigabits
 	at_least "bytes by ring after the restart" "$(ring_bytes u2)" $(volume 15) || return 1
 	all_end && nothing_left
 }
@@ -314,7 +314,7 @@ part_destroy() {
 	bed_create u1 || return 1
 	bed_install "$work"/opt/* || return 1
 	rlmd_start u1 && registered || return 1
-	iperf3_run u1 u2 "$preload" -n $(volume 32) | gigabits
+	iperf3_run u1 u2 "$preload" -n $(volume 64) | gigabits
 	at_least "bytes by ring with the new domain" "$(ring_bytes u1)" $(volume 15) || return 1
 	all_end && nothing_left
 }
@@ -327,7 +327,7 @@ part_restart() {
 	iperf3_run u1 u2 "$preload" -n $(volume 4) | gigabits
 	rlmd_start dom0 && registered || return 1
 	rlmd_end u2 && rlmd_start u2 && registered || return 1
-	iperf3_run u1 u2 "$preload" -n $(volume 32) | gigabits
+	iperf3_run u1 u2 "$preload" -n $(volume 64) | gigabits
 	at_least "bytes by ring" "$(ring_bytes u2)" $(volume 15) || return 1
 	all_end && nothing_left
 }
