@@ -74,6 +74,14 @@ part() {
 	fi
 }
 
+# twice COMMAND...: what depends on time and chance. Once more then, and both outcomes are in the log.
+twice() {
+	"$@" || {
+		echo "== FAILED once, and once more: ${1#"$root"/}"
+		"$@"
+	}
+}
+
 # part_script NAME SCRIPT ARGUMENT...: the same, if there is such a script.
 part_script() {
 	if [ -x "$2" ]; then

@@ -44,14 +44,6 @@ tsan() {
 		TSAN_OPTIONS=halt_on_error=1 ctest --test-dir "$build-tsan" -L unit --output-on-failure
 }
 
-# These depend on time and chance. Once more then, and both outcomes are in the log.
-twice() {
-	"$@" || {
-		echo "== FAILED once, and once more: ${1#"$root"/}"
-		"$@"
-	}
-}
-
 wanted() {
 	[ ${#parts[@]} = 0 ] || [[ " ${parts[*]} " == *" $1 "* ]]
 }

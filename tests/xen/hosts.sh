@@ -2,7 +2,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # Two emulated machines that are two Xen hosts, for live migration. Sourced by migrate.sh after bed.sh.
 #
-#   hosts_start DIRECTORY [one]   dom0 (host A) with u1 and u2, which are PVH; and hostb (dom0 of host B), unless only one is wanted
+#   hosts_start DIRECTORY   dom0 (host A) with u1 and u2, which are PVH; and hostb (dom0 of host B)
 #   hosts_stop
 #
 # Their bridges are one network, so that a domain keeps its address and its connections when it moves. Beside it the two dom0s have a network of
@@ -47,7 +47,6 @@ hosts_start() {
 	bed_host=a
 	mkdir -p "$directory/a" "$directory/b"
 	bed_start "$directory/a" pvh || return 1
-	[ "${2:-}" != one ] || return 0
 	bed_host=b bed_dom0=hostb bed_domains=()
 	bed_start "$directory/b" pvh || return 1
 	bed_dom0=dom0 bed_domains=(u1 u2)

@@ -4,15 +4,13 @@
 #
 #   tests/xen/migrate.sh [--long] [--keep] [PART...]
 #
-# PARTS: save local refused broker hosts; all without one. The first four take one machine. hosts: redis under redis-benchmark, iperf3 and a checked
+# PARTS: save local refused broker hosts; all without one. The first four take one machine, that of run.sh. hosts: redis under redis-benchmark, iperf3 and a checked
 # stream both ways run between u1 and u2, while these move from host to host; 4 moves, or 12 with --long, by xl migrate and rlmctl migrate in turn.
 # One move there and back without librlm is the yardstick. --keep, RLM_BUILD, RLM_XEN_NICE: as in run.sh. The last line is "N passed, N failed".
 set -u
 
 # shellcheck source=tests/xen/start.sh
 . "$(dirname "${BASH_SOURCE[0]}")/start.sh"
-# shellcheck source=tests/xen/hosts.sh
-. "$here/hosts.sh"
 # shellcheck source=tests/xen/moves.sh
 . "$here/moves.sh"
 
@@ -21,17 +19,22 @@ as_root_again "$@"
 moves=(u1 u2 u1 u2)
 [ "$long" = no ] || moves+=(u2 u1 u2 u1 u1 u1 u2 u2)
 on_timeout=300
-machines_stop() {
-	hosts_stop
-}
 needs rlmd rlmctl librlm.so xen-stream
-machines=one
 if [[ " ${parts[*]} " == *" hosts "* ]]; then
-	machines=two
+	# shellcheck source=tests/xen/hosts.sh
+	. "$here/hosts.sh"
 	dom0s+=(hostb)
+	machines_stop() {
+		hosts_stop
+	}
+	hosts_start "$work" || exit 1
+	bed_domains+=(hostb) # installs there, too
+else
+	machines_stop() {
+		bed_stop
+	}
+	bed_start "$work" pvh || exit 1
 fi
-hosts_start "$work" $machines || exit 1
-[ $machines = one ] || bed_domains+=(hostb) # installs there, too
 bed_install "$work"/opt/* || exit 1
 bed_domains=(u1 u2)
 for name in "${dom0s[@]}"; do # slow machines

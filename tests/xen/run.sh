@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # librlm on real Xen, without a Xen host: dom0 and two domUs under QEMU's software emulation, made from Debian packages.
 #
-#   tests/xen/run.sh [--type pv|pvh] [--keep] [PART...]
+#   tests/xen/run.sh [--type pvh|pv] [--keep] [PART...]
 #
-# Domains are PV by default. PVH ones run on the stock hypervisor as well, but without hardware virtualization their packets and wake-ups cost
-# several times as much, so less is sent there.
+# Domains are PVH by default, on the stock hypervisor. Without hardware virtualization their packets and wake-ups cost several times what those of
+# PV domains do, so less is sent between them.
 # PARTS: oracle register stream programs groups dom0 crash destroy restart faults hostile; all without one. Also: measure, which prints a table.
 # --keep leaves the machine running and says how to give commands to it. RLM_BUILD: the build directory (default: build). RLM_XEN_NICE: how nice
 # all of it is to other programs. The first run downloads and boots, later ones go on from a kept state (see bed.sh). The last line is "N passed, N failed".

@@ -17,7 +17,7 @@ build=$(realpath "${RLM_BUILD:-$root/build}")
 # shellcheck source=tests/xen/parts.sh
 . "$here/parts.sh"
 
-type=pv keep=no long=no
+type=pvh keep=no long=no
 parts=()
 dom0s=(dom0) # of all machines
 
