@@ -15,7 +15,6 @@
 #include "hooks.h"
 #include "stream_internal.h"
 
-#define CONNECTIONS 65536u
 #define BINDINGS 16384u
 
 // futex_waitv came with Linux 5.16, and a sandbox may forbid it.
@@ -49,7 +48,7 @@ static bool make_tables(void)
 	CPU_ZERO(&cpus);
 	sched_getaffinity(0, sizeof(cpus), &cpus);
 	wake_init((unsigned)CPU_COUNT(&cpus), settings.spin);
-	if (location_init() < 0 || arena_init(&arena, CONNECTIONS, BINDINGS) < 0 || fdtable_init() < 0)
+	if (location_init() < 0 || arena_init(&arena, RLM_CONNECTIONS, BINDINGS) < 0 || fdtable_init() < 0)
 		return false;
 	arena.table_fd = fd_make_internal(arena.table_fd);
 	family_init(&arena);

@@ -180,5 +180,7 @@ void stream_sweep(unsigned ms);
 void stream_before_exit(void);
 // Every promoted connection whose descriptor survives exec (or goes to posix_spawn, system, popen) goes back to TCP. for_good: as above.
 void stream_before_exec(bool for_good);
+// It came to nothing: what that had barred may be promoted again.
+void stream_after_exec(void);
 
 #endif

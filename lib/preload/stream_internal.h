@@ -15,6 +15,8 @@
 #include "sys.h"
 #include "wake.h"
 
+#define RLM_CONNECTIONS 65536u // of a family
+
 // bound's value while the helper holds both locks to have the socket named: no connection of ours is there yet.
 #define BOUND_NAMING UINT32_MAX
 

@@ -550,14 +550,23 @@ static enum hurry hurry_after(int ms)
 	return ms < LEAVE_ASK_MS ? HURRY_NOT : ms < LEAVE_END_MS ? HURRY_ASK : HURRY_END;
 }
 
-static int to_kernel(struct rlm_conn *c, int fd, enum rlm_why why, bool leftover)
+// What an exec that may still fail has barred here, by connection; so much of rlm_conn.flags is to be taken back then.
+static uint32_t barred_for_exec[RLM_CONNECTIONS];
+
+static uint32_t bar(struct rlm_conn *c, enum rlm_why why)
+{
+	uint32_t also = why == RLM_WHY_SHARED ? RLM_CONN_INHERITED : 0;
+
+	return ~atomic_fetch_or_explicit(&c->flags, RLM_CONN_BARRED | also, memory_order_seq_cst) & (RLM_CONN_BARRED | also);
+}
+
+static int to_kernel(struct rlm_conn *c, int fd, enum rlm_why why, bool leftover, uint32_t *barred)
 {
 	const struct timespec moment = {.tv_nsec = 200000};
-	uint32_t also = why == RLM_WHY_SHARED ? RLM_CONN_INHERITED : 0;
-	uint32_t flags = atomic_fetch_or_explicit(&c->flags, RLM_CONN_BARRED | also, memory_order_seq_cst);
 	struct rlm_bound *b;
 
-	if (!(flags & RLM_CONN_BARRED))
+	*barred = bar(c, why);
+	if (*barred & RLM_CONN_BARRED)
 		atomic_store_explicit(&conn_stat(&arena, c)->why, why, memory_order_relaxed);
 	if (!atomic_load_explicit(&c->bound, memory_order_seq_cst))
 		return 0;
@@ -585,7 +594,10 @@ static int to_kernel(struct rlm_conn *c, int fd, enum rlm_why why, bool leftover
 
 int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
 {
-	return to_kernel(c, fd, why, why == RLM_WHY_OPTION);
+	uint32_t barred;
+
+	barred_for_exec[conn_index(&arena, c)] = 0;
+	return to_kernel(c, fd, why, why == RLM_WHY_OPTION, &barred);
 }
 
 // The other end may be ours as well: what is unread here must be asked back before that one leaves the ring by itself.
@@ -632,13 +644,48 @@ void stream_all_to_kernel(enum rlm_why why, bool kept_only, bool for_good)
 	for (int leaving = 0; leaving < 2; leaving++) {
 		for (int fd = 0; fd <= fd_highest(); fd++) {
 			struct rlm_conn *c = fd_conn(fd);
+			uint32_t barred;
 
 			if (!c || (kept_only && !is_kept(fd)))
 				continue;
-			if (leaving && to_kernel(c, fd, why, false) < 0 && for_good)
-				cut_off(c, fd);
-			else if (!leaving && stream_bound(c))
+			if (!leaving)
+				barred_for_exec[conn_index(&arena, c)] = 0;
+			if (!leaving && stream_bound(c))
 				ask_back(c);
+			if (leaving && to_kernel(c, fd, why, false, &barred) < 0 && for_good)
+				cut_off(c, fd);
+			if (leaving)
+				barred_for_exec[conn_index(&arena, c)] |= barred;
 		}
 	}
+}
+
+static void unbar(struct rlm_conn *c, int fd)
+{
+	uint32_t index = conn_index(&arena, c), barred = barred_for_exec[index];
+	struct rlm_bound *b;
+
+	barred_for_exec[index] = 0;
+	if (!barred)
+		return;
+	rlm_lock_take(&c->tx_lock);
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	atomic_fetch_and_explicit(&c->flags, ~barred, memory_order_seq_cst);
+	if (b && barred & RLM_CONN_BARRED && !b->rx_broken) {
+		b->rx_stop = 0;
+		b->tx_stop = sys_poll_now(fd, POLLRDHUP) > 0; // see stream_stop_sending()
+	}
+	if (barred & RLM_CONN_BARRED)
+		atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_THRESHOLD, memory_order_relaxed);
+	stream_note_why(c);
+	rlm_lock_drop(&c->rx_lock);
+	rlm_lock_drop(&c->tx_lock);
+}
+
+void stream_after_exec(void)
+{
+	for (int fd = 0; fd <= fd_highest(); fd++)
+		if (fd_conn(fd))
+			unbar(fd_conn(fd), fd);
 }

@@ -198,14 +198,15 @@ static bool ownership_can_be_seen(void)
 	return geteuid() == 0 && readlink("/proc/self/ns/pid", link, sizeof(link) - 1) > 0 && !strcmp(link, "pid:[4026531836]");
 }
 
-// Nobody is seen to be alone while any process of the machine leaves descriptors in a queue. Tests that do so, in other runs of this program,
+// Nobody is seen to be alone while any process of the machine leaves descriptors in a queue. Tests that do so, in other runs of this program and other builds,
 // and those that want to be alone, keep out of each other's way.
 static void queues_lock(int how)
 {
 	static int fd = -1;
 
 	if (fd < 0)
-		fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+		fd = open("/tmp/rlm-test-queues", O_RDONLY | O_CREAT | O_CLOEXEC, 0666);
+	assert_that(fd >= 0);
 	assert_returns(flock(fd, how), 0);
 }
 
@@ -235,6 +236,86 @@ static void inherited_alone(void **state)
 	recv_end(p->a);
 	child_finish(child);
 	queues_lock(LOCK_UN);
+}
+
+static bool on_ring(int fd)
+{
+	struct rlm_info info;
+
+	assert_returns(rlm_socket_info(fd, &info), 0);
+	return info.tx_carrier && info.rx_carrier;
+}
+
+// A program that cannot be executed, and how that is found out.
+static void fail_to_exec(int how)
+{
+	static char *const nothing[] = {"nothing", NULL};
+	static const char *const volatile nowhere = (const char *)16;
+	char *much[] = {"much", NULL, NULL}, text[] = "/tmp/rlm-test.XXXXXX";
+	pid_t pid;
+	int fd;
+
+	switch (how) {
+	case 0:
+		assert_fails(execve("/no/such/file", nothing, environ), ENOENT);
+		break;
+	case 1:
+		assert_fails(execv("/etc/passwd", nothing), EACCES);
+		break;
+	case 2:
+		assert_fails(execl("/tmp", "tmp", NULL), EACCES);
+		break;
+	case 3:
+		assert_fails(execvp("rlm-no-such-program", nothing), ENOENT);
+		assert_fails(execlp("", "nothing", NULL), ENOENT);
+		break;
+	case 4:
+		assert_fails(execv("/etc/passwd/nothing", nothing), ENOTDIR);
+		assert_fails(execve(nowhere, nothing, environ), EFAULT);
+		break;
+	case 5:
+		assert_fails(fexecve(1000, nothing, environ), EBADF);
+		break;
+	case 6:
+		assert_returns(posix_spawn(&pid, "/no/such/file", NULL, NULL, nothing, environ), ENOENT);
+		break;
+	case 7: // from here on it is the file's contents or the arguments
+		much[1] = malloc(1 << 20);
+		memset(much[1], 'x', (1 << 20) - 1);
+		much[1][(1 << 20) - 1] = 0;
+		assert_fails(execv("/bin/true", much), E2BIG);
+		free(much[1]);
+		break;
+	default:
+		fd = mkstemp(text);
+		assert_that(fd >= 0 && write(fd, "nothing", 7) == 7 && fchmod(fd, 0700) == 0 && close(fd) == 0);
+		assert_fails(execv(text, nothing), ENOEXEC);
+		assert_returns(unlink(text), 0);
+	}
+}
+
+// Then all goes on as it was, on the ring if it was there.
+static void failed(void **state)
+{
+	struct pair *p = *state;
+	int64_t deadline;
+	uint64_t at = 0;
+
+	for (int how = 0; how < 9; how++) {
+		send_pattern(p->a, 1, at, 2000);
+		send_pattern(p->b, 2, at, 2000);
+		recv_pattern(p->b, 1, at, 1000);
+		fail_to_exec(how);
+		if (how < 6)
+			pair_check_ring(p);
+		recv_pattern(p->b, 1, at + 1000, 1000);
+		recv_pattern(p->a, 2, at, 2000);
+		at += 2000;
+		deadline = now_ms() + DEADLINE_MS;
+		while (carrier_is_ring() && !(on_ring(p->a) && on_ring(p->b)) && now_ms() < deadline)
+			pair_touch(p);
+		pair_check_ring(p);
+	}
 }
 
 // Somebody else has it too, and uses it.
@@ -547,6 +628,7 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(into_set_user_id_program),
     TEST_SETTLED(handed_to_exec),
     TEST_FRESH(inherited_alone),
+    TEST_SETTLED(failed),
     TEST_SETTLED(inherited_and_kept),
     TEST_SETTLED(cloexec_is_kept),
     TEST_SETTLED(system_and_popen),
