@@ -18,6 +18,8 @@ void epoll_stop(void);
 void epoll_wait_for_lookers(void);
 // A descriptor of the connection is about to be closed.
 void epoll_forget_conn(int fd, struct rlm_conn *c);
+// The last one is, and the broker has a duplicate for a moment: as long as that is open the kernel's instances would go on reporting it.
+void epoll_take_out(int fd);
 
 // Descriptors of an instance.
 void epoll_forget(uint32_t index);

@@ -91,11 +91,23 @@ static bool fetch_pending(struct instance *ep, int epfd, const struct item *it)
 	return pending;
 }
 
+// Fetched when another one moved in, and not told yet. An event that may be another item's stays, too.
+static bool stash_knows(struct instance *ep, const struct item *it)
+{
+	bool alone = true;
+
+	for (uint32_t i = 0; i < ep->used; i++)
+		if (&ep->items[i] != it && ep->items[i].kind != ITEM_FREE && ep->items[i].data == it->data)
+			alone = false;
+	return stash_has(ep, it->data, alone);
+}
+
 // E -> I. b: the binding, which the connection may not have yet. fresh: just added, so that what is true is news. false: it cannot be.
 static bool move_in(struct instance *ep, int epfd, struct item *it, struct rlm_bound *b, bool fresh)
 {
 	struct rlm_conn *c = conn_of(it);
 	int fd = it->fd;
+	bool kept;
 	long now;
 
 	if (!item_watch(ep, it))
@@ -117,8 +129,9 @@ static bool move_in(struct instance *ep, int epfd, struct item *it, struct rlm_b
 		it->w->told_ends = now > 0 ? (uint32_t)now & EPOLL_ENDS : 0;
 		it->w->unwritable = now >= 0 && !(now & POLLOUT);
 		it->w->tcp = ready_arrived(c, fd);
-		it->disabled = it->events & EPOLLONESHOT && has_fired(epfd, fd);
-		it->w->news = it->w->told_news = it->events & EPOLLET && fetch_pending(ep, epfd, it);
+		kept = stash_knows(ep, it);
+		it->disabled = it->events & EPOLLONESHOT && !kept && has_fired(epfd, fd);
+		it->w->news = it->w->told_news = it->events & EPOLLET && (fetch_pending(ep, epfd, it) || kept);
 	}
 	if (!item_take(ep, it, b->doorbell_mine)) {
 		epoll_kernel_ctl(ep->inner, EPOLL_CTL_DEL, fd, 0, 0);
@@ -546,6 +559,22 @@ void epoll_forget_conn(int fd, struct rlm_conn *c)
 		for (uint32_t k = 0; ep->orphans && !others && k < ep->used; k++)
 			if (ep->items[k].kind == ITEM_MOVED && ep->items[k].fd < 0 && conn_of(&ep->items[k]) == c)
 				item_free(ep, &ep->items[k]);
+		rlm_lock_drop(&ep->lock);
+	}
+}
+
+void epoll_take_out(int fd)
+{
+	for (uint32_t i = 0; i < instances_end(); i++) {
+		struct instance *ep = instance_at(i);
+		int epfd;
+
+		if (!ep)
+			continue;
+		rlm_lock_take(&ep->lock);
+		epfd = instance_fd(ep, i);
+		if (epfd >= 0)
+			epoll_kernel_ctl(epfd, EPOLL_CTL_DEL, fd, 0, 0);
 		rlm_lock_drop(&ep->lock);
 	}
 }

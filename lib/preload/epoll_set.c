@@ -419,14 +419,58 @@ void stash_put(struct instance *ep, const struct epoll_event *e)
 		ep->stash[ep->stash_used++] = *e;
 }
 
+// As the kernel does when it hands an event out: what is not true any more is not told, and a shot that was not told can still be fired. What
+// was closed meanwhile has no item, or is no socket; other processes' registrations have no item either, and are told in any case.
+static bool stash_check(struct instance *ep, struct epoll_event *e)
+{
+	uint32_t shown = 0;
+	bool known = false;
+
+	for (uint32_t i = 0; i < ep->used; i++) {
+		struct item *it = &ep->items[i];
+		uint32_t now;
+
+		if (it->kind == ITEM_FREE || item_is_in_inner(it) || it->data != e->data.u64)
+			continue;
+		known = true;
+		now = (uint32_t)sys_poll_now(it->fd, (short)it->events) & (it->events | EPOLLERR | EPOLLHUP) & ~(uint32_t)POLLNVAL;
+		shown |= now;
+		if (!now && it->events & EPOLLONESHOT)
+			epoll_kernel_ctl(instance_fd(ep, (uint32_t)(ep - instances)), EPOLL_CTL_MOD, it->fd, it->events, it->data);
+	}
+	if (known)
+		e->events = shown;
+	return known ? shown != 0 : ep->shared;
+}
+
 int stash_get(struct instance *ep, struct epoll_event *out, int max)
 {
-	int n = ep->stash_used < (uint32_t)max ? (int)ep->stash_used : max;
+	uint32_t at = 0;
+	int n = 0;
 
-	if (!n)
-		return 0;
-	memcpy(out, ep->stash, (size_t)n * sizeof(*out));
-	ep->stash_used -= (uint32_t)n;
-	memmove(ep->stash, ep->stash + n, ep->stash_used * sizeof(*out));
+	while (at < ep->stash_used && n < max) {
+		out[n] = ep->stash[at++];
+		n += stash_check(ep, &out[n]);
+	}
+	if (at) {
+		ep->stash_used -= at;
+		memmove(ep->stash, ep->stash + at, ep->stash_used * sizeof(*out));
+	}
 	return n;
+}
+
+bool stash_has(struct instance *ep, uint64_t data, bool take)
+{
+	uint32_t left = 0;
+	bool has = false;
+
+	for (uint32_t i = 0; i < ep->stash_used; i++) {
+		bool same = ep->stash[i].data.u64 == data;
+
+		has |= same;
+		if (!same || !take)
+			ep->stash[left++] = ep->stash[i];
+	}
+	ep->stash_used = left;
+	return has;
 }

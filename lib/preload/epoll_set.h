@@ -175,6 +175,8 @@ long epoll_kernel_ctl(int epfd, int op, int fd, uint32_t events, uint64_t data);
 
 void stash_put(struct instance *ep, const struct epoll_event *e);
 int stash_get(struct instance *ep, struct epoll_event *out, int max);
+// Is there an event with this data? take: it is for the caller to tell.
+bool stash_has(struct instance *ep, uint64_t data, bool take);
 
 // --- epoll.c ---
 

@@ -287,10 +287,13 @@ void stream_forget(int fd)
 		helper_wait_unpinned(c);
 		if (stream_bound(c) && atomic_load_explicit(&c->refs, memory_order_relaxed) > 1)
 			stream_sweep(0); // it is the last one if the others are dead
-		if (family_release(&arena, c))
+		if (family_release(&arena, c)) {
+			if (helper_offer_outstanding(c))
+				epoll_take_out(fd);
 			close_last(c, fd);
-		else if (stream_bound(c))
+		} else if (stream_bound(c)) {
 			helper_note_lent();
+		}
 		atomic_fetch_sub_explicit(&stream_closing, 1, memory_order_seq_cst);
 		break;
 	case FD_EPOLL:
