@@ -143,6 +143,8 @@ int cutover_take_error(struct rlm_bound *b);
 bool tcp_is_established(int fd);
 // Bytes taken from the kernel on this socket since the handshake.
 int64_t tcp_taken(int fd);
+// Urgent data lies unread in the kernel, or its place in the stream: as long as the mark is ahead, the counts here are wrong.
+bool tcp_mark_is_ahead(int fd);
 // Those that wait in the kernel included.
 int64_t tcp_arrived(int fd);
 

@@ -429,9 +429,12 @@ static enum rx_way finish_round(struct rlm_bound *b, int fd)
 	return RX_WAY_PLAIN;
 }
 
-static bool may_offer_round(const struct rlm_conn *c, const struct rlm_bound *b)
+// A sender that is bound sends no urgent data. But before it was, an earlier program may have, which executed this one: then the mark is here
+// by now, see offer.c.
+static bool may_offer_round(const struct rlm_conn *c, const struct rlm_bound *b, int fd)
 {
-	return !b->rx_stop && !b->rx_eof && atomic_load_explicit(&c->rx_inflight, memory_order_seq_cst) <= 1;
+	return !b->rx_stop && !b->rx_eof && atomic_load_explicit(&c->rx_inflight, memory_order_seq_cst) <= 1 &&
+	       (b->rx_round || !tcp_mark_is_ahead(fd));
 }
 
 // DRAIN, RING: is the round still one? RX_WAY_RING, or RX_WAY_PLAIN and the state is another one, or RX_WAY_BROKEN.
@@ -459,7 +462,7 @@ enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t
 			return RX_WAY_BROKEN;
 		switch ((enum rlm_rx_state)b->rx_state) {
 		case RX_PLAIN:
-			if (!may_offer_round(c, b))
+			if (!may_offer_round(c, b, fd))
 				return RX_WAY_PLAIN;
 			b->rx_round++;
 			b->rx_begun = b->rx_past = b->rx_told = b->frame_got = 0;

@@ -75,9 +75,8 @@ int64_t tcp_written_confirmed(int fd, bool active)
 	return (int64_t)(info.tcpi_bytes_acked + (uint64_t)unacked - active);
 }
 
-// A socket in state CLOSE came there by FINs or by a reset, whose error somebody may have read. TCP_INQ counts a FIN among what is unread,
-// SIOCINQ does not. -ENOTCONN: nothing is unread and an error waits, which a look would take.
-static int closed_by_fin(int fd, int queued)
+// What TCP_INQ says is unread, behind a mark of urgent data too, and a FIN as one byte. -1: nothing is there to be read, or it cannot be told.
+static int unread_hint(int fd)
 {
 	uint8_t byte;
 	int on = 1, before = 0, hint = -1;
@@ -90,17 +89,34 @@ static int closed_by_fin(int fd, int queued)
 	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
 	long r;
 
-	if (queued == 0 && sys_poll_now(fd, 0) & POLLERR)
-		return -ENOTCONN;
 	if (sys_getsockopt(fd, IPPROTO_TCP, TCP_INQ, &before, &len) < 0 ||
 	    sys_setsockopt(fd, IPPROTO_TCP, TCP_INQ, &on, sizeof(on)) < 0)
-		return -ENOTCONN;
+		return -1;
 	r = sys_call3(SYS_recvmsg, fd, &msg, MSG_PEEK | MSG_DONTWAIT);
 	sys_setsockopt(fd, IPPROTO_TCP, TCP_INQ, &before, sizeof(before));
 	for (struct cmsghdr *c = r < 0 ? NULL : CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c))
 		if (c->cmsg_level == IPPROTO_TCP && c->cmsg_type == TCP_CM_INQ)
 			memcpy(&hint, CMSG_DATA(c), sizeof(hint));
+	return hint;
+}
+
+// A socket in state CLOSE came there by FINs or by a reset, whose error somebody may have read. TCP_INQ counts a FIN among what is unread,
+// SIOCINQ does not. -ENOTCONN: nothing is unread and an error waits, which a look would take.
+static int closed_by_fin(int fd, int queued)
+{
+	int hint = queued == 0 && sys_poll_now(fd, 0) & POLLERR ? -1 : unread_hint(fd);
+
 	return hint < queued || hint > queued + 1 ? -ENOTCONN : hint - queued;
+}
+
+// SIOCINQ ends at a mark, TCP_INQ does not.
+bool tcp_mark_is_ahead(int fd)
+{
+	int at = 0, queued = 0;
+
+	if (sys_ioctl(fd, SIOCATMARK, &at) < 0 || at)
+		return true;
+	return sys_ioctl(fd, SIOCINQ, &queued) < 0 || (queued && unread_hint(fd) > queued + 1);
 }
 
 static int64_t received(int fd, int *queued)

@@ -175,6 +175,14 @@ static bool is_stdio(const struct rlm_conn *c)
 #define SHARED_RETRY_MS 1000
 #define LOOKS_MAX 6
 
+// What an earlier program sent may have urgent data in it. When all of it is acknowledged the other end finds the mark before it offers a round.
+static bool all_has_arrived(int fd)
+{
+	int unacked;
+
+	return sys_ioctl(fd, SIOCOUTQ, &unacked) == 0 && unacked == 0;
+}
+
 // Often the earlier program, or the one that started us, is about to close it. Later and later: a look is not cheap.
 static bool is_inherited_alone(struct rlm_conn *c, int fd)
 {
@@ -188,7 +196,7 @@ static bool is_inherited_alone(struct rlm_conn *c, int fd)
 		helper_retry(c, wait);
 		return false;
 	}
-	if (!is_stdio(c) && inherited_is_alone(c, fd)) {
+	if (!is_stdio(c) && all_has_arrived(fd) && inherited_is_alone(c, fd)) {
 		clear_flags(c, RLM_CONN_INHERITED);
 		return true;
 	}

@@ -167,6 +167,58 @@ static void large_stream_with_urgent_bytes(void **state)
 	}
 }
 
+// Sends urgent data, then has another program go on with the connection, which may be promoted again.
+static pid_t send_urgent_and_exec(struct pair *p)
+{
+	pid_t child = fork();
+	char number[16];
+
+	if (child == 0) {
+		close(p->a);
+		send_text(p->b, "abc");
+		assert_returns(send(p->b, "!", 1, MSG_OOB), 1);
+		send_text(p->b, "def");
+		snprintf(number, sizeof(number), "%d", p->b);
+		execl("/usr/bin/python3", "python3", "-c", "import os, sys\nfd = int(sys.argv[1])\nwhile b := os.read(fd, 9999): os.write(fd, b)",
+		      number, NULL);
+		_exit(98);
+	}
+	return child;
+}
+
+static void mark_from_before_exec(void **state)
+{
+	struct pair *p = *state;
+	pid_t child = send_urgent_and_exec(p);
+	uint64_t at = 0;
+	char byte, text[32];
+	int queued = 0;
+
+	assert_returns(close(p->b), 0);
+	p->b = -1;
+	wait_urgent(p->a);
+	for (int i = 0; i < 30; i++, at += 10) {
+		send_pattern(p->a, 1, at, 10);
+		nap_ms(10);
+	}
+	assert_returns(recv(p->a, text, sizeof(text), 0), 3);
+	assert_bytes(text, "abc", 3);
+	assert_returns(at_mark(p->a), 1);
+	assert_returns(recv(p->a, &byte, 1, MSG_OOB), 1);
+	assert_returns(byte, '!');
+	recv_text(p->a, "def");
+	recv_pattern(p->a, 1, 0, at);
+	assert_returns(ioctl(p->a, FIONREAD, &queued), 0);
+	assert_returns(queued, 0);
+	for (int i = 0; i < 50; i++, at += 3000) {
+		send_pattern(p->a, 1, at, 3000);
+		recv_pattern(p->a, 1, at, 3000);
+	}
+	assert_returns(shutdown(p->a, SHUT_WR), 0);
+	recv_end(p->a);
+	child_finish(child);
+}
+
 // clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(out_of_line),
@@ -176,6 +228,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(both_directions),
     TEST_SETTLED(sigurg),
     TEST_SETTLED(inline_option_in_stream),
+    TEST_FRESH(mark_from_before_exec),
     TEST_SETTLED(large_stream_with_urgent_bytes),
 };
 // clang-format on
