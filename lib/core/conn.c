@@ -27,12 +27,17 @@ static size_t page_up(size_t n)
 	return (n + 4095) & ~(size_t)4095;
 }
 
-static void *map_shared(size_t size, int fd)
+void *arena_map(int fd, uint64_t at, size_t size)
 {
 	int flags = MAP_SHARED | MAP_NORESERVE | (fd < 0 ? MAP_ANONYMOUS : 0);
-	long p = sys_call6(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+	long p = sys_call6(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, flags, fd, at);
 
 	return p < 0 && p > -4096 ? NULL : (void *)p;
+}
+
+static void *map_shared(size_t size, int fd)
+{
+	return arena_map(fd, 0, size);
 }
 
 // To try it would cost the process a SIGXFSZ.
@@ -43,7 +48,7 @@ static bool may_make(size_t size)
 	return sys_call4(SYS_prlimit64, 0, RLIMIT_FSIZE, NULL, &limit) < 0 || limit.rlim_cur >= size;
 }
 
-static int make_memfd(const char *name, size_t size)
+int arena_make_memfd(const char *name, size_t size)
 {
 	int fd = may_make(size) ? (int)sys_call2(SYS_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING) : -EFBIG;
 	long r;
@@ -68,10 +73,10 @@ int arena_init(struct rlm_arena *a, uint32_t conn_capacity, uint32_t bound_capac
 	uint8_t *private;
 
 	memset(a, 0, sizeof(*a));
-	a->table_fd = make_memfd("rlm-table", table_size);
+	a->table_fd = arena_make_memfd("rlm-table", table_size);
 	if (a->table_fd < 0)
 		return a->table_fd;
-	a->tickets_fd = -1;
+	a->tickets_fd = a->family_fd = -1;
 	a->table = map_shared(table_size, a->table_fd);
 	private = map_shared(4096 + conns + bounds, -1);
 	if (!a->table || !private)
@@ -95,7 +100,7 @@ err_table:
 
 int arena_make_tickets(struct rlm_arena *a)
 {
-	int fd = make_memfd("rlm-tickets", TICKETS_SIZE);
+	int fd = arena_make_memfd("rlm-tickets", TICKETS_SIZE);
 
 	if (fd < 0)
 		return fd;
@@ -114,16 +119,6 @@ void arena_drop_tickets(struct rlm_arena *a)
 		sys_call2(SYS_munmap, a->tickets, TICKETS_SIZE);
 	a->tickets = NULL;
 	a->tickets_fd = -1;
-}
-
-void *arena_map(size_t size, const char *name)
-{
-	int fd = make_memfd(name, page_up(size));
-	void *p = fd < 0 ? NULL : map_shared(page_up(size), fd);
-
-	if (fd >= 0)
-		sys_close(fd);
-	return p;
 }
 
 struct rlm_conn *conn_new(struct rlm_arena *a)

@@ -174,10 +174,12 @@ struct rlm_bound {
 };
 
 // Where a process counts what it holds, see family.h. id 0: it has no place.
+struct rlm_share;
 struct rlm_place {
 	uint32_t index;
 	uint32_t id;
 	int fd; // its lock
+	struct rlm_share *row;
 };
 
 // What one process has of a connection, see family.h.
@@ -193,11 +195,13 @@ struct rlm_arena {
 	struct rlm_bound *bounds;
 	struct rlm_arena_shared *shared;
 	struct rlm_family_shared *family;
-	struct rlm_share *shares; // a row for each place
 	struct rlm_place place; // of this process
 	uint32_t conn_capacity;
 	uint32_t bound_capacity;
 	int table_fd; // memfd, for HELLO
+	int family_fd; // memfd with the rows of all places, -1: none
+	dev_t family_device;
+	ino_t family_inode;
 	int tickets_fd; // these two: of this process alone, NULL until made
 	struct rlm_tickets_shared *tickets;
 };
@@ -205,8 +209,9 @@ struct rlm_arena {
 // Maps everything, lazily populated. Effect of fork: shared with the child. 0 or -errno.
 int arena_init(struct rlm_arena *arena, uint32_t conn_capacity, uint32_t bound_capacity);
 
-// Shared memory, zero pages that cost nothing until used and count against no limit before. NULL when there is none.
-void *arena_map(size_t size, const char *name);
+// A sealed memfd of so many bytes, or -errno; and a part of it, of pages. NULL when it cannot be mapped.
+int arena_make_memfd(const char *name, size_t size);
+void *arena_map(int fd, uint64_t at, size_t size);
 
 // The page of naming tickets. Not for the family: each process names its connections in a session of its own, and one's answer
 // must not be taken for another's. 0 or -errno.

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 #include "sys.h"
 
@@ -21,18 +22,53 @@ static uint32_t place_of_id(uint32_t id)
 	return id % FAMILY_PLACES;
 }
 
-static struct rlm_share *row(const struct rlm_arena *a, uint32_t index)
+static size_t page_up(size_t n)
 {
-	return a->shares + (size_t)index * a->conn_capacity;
+	return (n + 4095) & ~(size_t)4095;
+}
+
+static size_t head_size(void)
+{
+	return page_up(sizeof(struct rlm_family_shared));
+}
+
+static size_t row_size(const struct rlm_arena *a)
+{
+	return page_up(a->conn_capacity * sizeof(struct rlm_share));
+}
+
+// Programs close descriptors in ways that nobody sees, and the number may be another file's by now.
+static struct rlm_share *row_map(const struct rlm_arena *a, uint32_t index)
+{
+	struct stat st;
+
+	if (sys_call2(SYS_fstat, a->family_fd, &st) < 0 || st.st_dev != a->family_device || st.st_ino != a->family_inode)
+		return NULL;
+	return arena_map(a->family_fd, head_size() + (uint64_t)index * row_size(a), row_size(a));
+}
+
+static void row_unmap(const struct rlm_arena *a, struct rlm_share *row)
+{
+	if (row)
+		sys_call2(SYS_munmap, row, row_size(a));
 }
 
 void family_init(struct rlm_arena *a)
 {
-	size_t head = (sizeof(*a->family) + RLM_CACHELINE - 1) & ~(size_t)(RLM_CACHELINE - 1);
-	uint8_t *p = arena_map(head + (size_t)FAMILY_PLACES * a->conn_capacity * sizeof(struct rlm_share), "rlm-family");
+	int fd = arena_make_memfd("rlm-family", head_size() + FAMILY_PLACES * row_size(a));
+	struct stat st;
 
-	a->family = (struct rlm_family_shared *)p;
-	a->shares = p ? (struct rlm_share *)(p + head) : NULL;
+	if (fd < 0)
+		return;
+	if (sys_call2(SYS_fstat, fd, &st) == 0)
+		a->family = arena_map(fd, 0, head_size());
+	if (!a->family) {
+		sys_close(fd);
+		return;
+	}
+	a->family_fd = fd;
+	a->family_device = st.st_dev;
+	a->family_inode = st.st_ino;
 }
 
 // --- places ---
@@ -83,6 +119,9 @@ int family_take_place(struct rlm_arena *a, struct rlm_place *place)
 		return place->fd;
 	rlm_lock_take(&f->lock);
 	index = lock_free_place(a, place->fd);
+	place->row = index >= 0 ? row_map(a, (uint32_t)index) : NULL;
+	if (index >= 0 && !place->row)
+		index = -ENOMEM;
 	if (index >= 0) {
 		if (++f->serial == UINT32_MAX / FAMILY_PLACES)
 			f->serial = 1;
@@ -100,6 +139,13 @@ int family_take_place(struct rlm_arena *a, struct rlm_place *place)
 	return index < 0 ? index : 0;
 }
 
+void family_leave_place(struct rlm_arena *a, struct rlm_place *place)
+{
+	row_unmap(a, place->row);
+	place->row = NULL;
+	place->id = 0;
+}
+
 bool family_is_alive(const struct rlm_arena *a, uint32_t id)
 {
 	uint32_t index = place_of_id(id);
@@ -113,7 +159,7 @@ bool family_is_alive(const struct rlm_arena *a, uint32_t id)
 bool family_hold(struct rlm_arena *a, const struct rlm_place *place, struct rlm_conn *c)
 {
 	if (place->id) {
-		_Atomic uint16_t *held = &row(a, place->index)[conn_index(a, c)].descriptors;
+		_Atomic uint16_t *held = &place->row[conn_index(a, c)].descriptors;
 
 		if (atomic_load_explicit(held, memory_order_relaxed) == FAMILY_HOLDS_MAX)
 			return false;
@@ -149,9 +195,12 @@ static bool undo_calls(struct rlm_conn *c, struct rlm_share *share)
 static void take_back(struct rlm_arena *a, uint32_t index, void (*lost)(struct rlm_conn *, bool))
 {
 	uint32_t used = atomic_load_explicit(&a->table->used, memory_order_acquire);
+	struct rlm_share *row = row_map(a, index);
 
+	if (!row)
+		return; // later
 	for (uint32_t i = 0; i < used; i++) {
-		struct rlm_share *share = &row(a, index)[i];
+		struct rlm_share *share = &row[i];
 		struct rlm_conn *c = &a->conns[i];
 		bool inside = undo_calls(c, share);
 		uint32_t n = atomic_exchange_explicit(&share->descriptors, 0, memory_order_acq_rel);
@@ -159,6 +208,7 @@ static void take_back(struct rlm_arena *a, uint32_t index, void (*lost)(struct r
 		if (n || inside)
 			lost(c, n && atomic_fetch_sub_explicit(&c->refs, n, memory_order_acq_rel) == n);
 	}
+	row_unmap(a, row);
 	atomic_store_explicit(&a->family->id[index], 0, memory_order_release);
 }
 

@@ -2,7 +2,7 @@
 // Which process of a family holds which connection, so that what a dead one held can be taken back.
 //
 // Each process has a place, and a row of shares in which it counts its descriptors of each connection and its threads inside calls; the
-// counts in rlm_conn are the sums over all rows.
+// counts in rlm_conn are the sums over all rows. A process maps its own row, and another's only to take back what is in it.
 // A place is alive as long as somebody has the open file description that locks the place's byte of the table's memfd. fork's
 // child gets its place, with a description of its own, from the parent beforehand. The kernel drops the lock when the process ends, in whatever
 // way, or executes another program; nothing is told by process ids, which mean different things in different pid namespaces.
@@ -17,11 +17,13 @@
 #define FAMILY_PLACES 1024u
 #define FAMILY_HOLDS_MAX UINT16_MAX // descriptors of one connection in one process
 
-// Maps the rows; without, nobody gets a place.
+// Makes room for the rows; without, nobody gets a place. The caller may move family_fd.
 void family_init(struct rlm_arena *arena);
 
 // A place for this process, or for the child that is about to be forked. 0 or -errno; id 0: none.
 int family_take_place(struct rlm_arena *arena, struct rlm_place *place);
+// Of a place that another process goes on with: lets go of its row here. The caller closes place->fd.
+void family_leave_place(struct rlm_arena *arena, struct rlm_place *place);
 
 // One more descriptor of the connection in the process with this place. false: too many.
 bool family_hold(struct rlm_arena *arena, const struct rlm_place *place, struct rlm_conn *conn);
@@ -33,7 +35,7 @@ bool family_is_alive(const struct rlm_arena *arena, uint32_t id);
 // This process's share, NULL: it has no place.
 static inline struct rlm_share *family_mine(const struct rlm_arena *a, const struct rlm_conn *c)
 {
-	return __builtin_expect(a->place.id != 0, 1) ? &a->shares[(size_t)a->place.index * a->conn_capacity + conn_index(a, c)] : NULL;
+	return __builtin_expect(a->place.id != 0, 1) ? &a->place.row[conn_index(a, c)] : NULL;
 }
 
 // A thread of this process goes in or comes out; count: tx_inflight, rx_inflight or users. Whoever is killed between the two additions stays

@@ -52,6 +52,8 @@ static bool make_tables(void)
 		return false;
 	arena.table_fd = fd_make_internal(arena.table_fd);
 	family_init(&arena);
+	if (arena.family_fd >= 0)
+		arena.family_fd = fd_make_internal(arena.family_fd);
 	stream_take_place(&arena.place);
 	return true;
 }

@@ -3,7 +3,6 @@
 #include "links.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -60,12 +59,18 @@ static void close_all(const int *fds, int n)
 		sys_close(fds[i]);
 }
 
+static void unmap(void *p, size_t size)
+{
+	if (p)
+		sys_call2(SYS_munmap, p, size);
+}
+
 int link_add(const struct rlm_msg_link *msg, const int fds[2])
 {
-	struct link *l = calloc(1, sizeof(*l));
+	struct link *l = map_private(sizeof(*l)); // not malloc(): the helper thread would get an arena of 64 MiB
 
 	if (!l || link_find(msg->link, msg->side) || msg->location != location->location) {
-		free(l);
+		unmap(l, sizeof(*l));
 		close_all(fds, 2);
 		return -EINVAL;
 	}
@@ -106,10 +111,10 @@ static bool shape_is_good(const struct rlm_msg_segment *msg)
 int segment_add(const struct rlm_msg_segment *msg, const int fds[4])
 {
 	struct link *l = link_find(msg->link, msg->side);
-	struct segment *s = calloc(1, sizeof(*s));
+	struct segment *s = map_private(sizeof(*s));
 
 	if (!l || !s || !shape_is_good(msg) || segment_find(l, msg->segment)) {
-		free(s);
+		unmap(s, sizeof(*s));
 		close_all(fds, 4);
 		return -EINVAL;
 	}
@@ -126,7 +131,7 @@ int segment_add(const struct rlm_msg_segment *msg, const int fds[4])
 		if (s->peer)
 			sys_call2(SYS_munmap, s->peer, s->size);
 		close_all(fds + 2, 2);
-		free(s);
+		unmap(s, sizeof(*s));
 		return -ENOMEM;
 	}
 	s->port = msg->port[1];
@@ -150,7 +155,7 @@ static void segment_free(struct link *l, struct segment *s)
 	fd_close_internal(s->doorbell_mine);
 	fd_close_internal(s->doorbell_peer);
 	fd_close_internal(s->channel);
-	free(s);
+	unmap(s, sizeof(*s));
 }
 
 static void link_free_if_empty(struct link *l)
@@ -165,7 +170,7 @@ static void link_free_if_empty(struct link *l)
 	fd_close_internal(l->control_mine);
 	fd_close_internal(l->control_peer);
 	fd_close_internal(l->control_channel);
-	free(l);
+	unmap(l, sizeof(*l));
 }
 
 bool link_detach(uint64_t id, uint32_t side)

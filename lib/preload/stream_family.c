@@ -162,6 +162,7 @@ void stream_fork_prepare(void)
 void stream_fork_parent(void)
 {
 	fd_close_internal(child_place.fd);
+	family_leave_place(&arena, &child_place);
 	epoll_fork_parent();
 }
 
@@ -169,6 +170,7 @@ void stream_fork_child(void)
 {
 	atomic_store_explicit(&stream_closing, 0, memory_order_relaxed);
 	fd_close_internal(arena.place.fd);
+	family_leave_place(&arena, &arena.place);
 	arena.place = child_place;
 	inside_fork_child(&arena);
 	epoll_fork_child();
