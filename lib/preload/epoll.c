@@ -447,6 +447,8 @@ static int strip_moved(struct instance *ep, struct epoll_event *out, int n)
 		if (!moved)
 			continue;
 		moved->w->news = true;
+		if (moved->events & EPOLLET && item_fd(moved) >= 0) // it may have come since the move: one edge for all that is there
+			moved->w->tcp = ready_arrived(conn_of(moved), item_fd(moved));
 		moved->disabled = false;
 		item_heat(ep, moved);
 		out[k--] = out[--n];

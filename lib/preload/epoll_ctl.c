@@ -132,6 +132,8 @@ static bool move_in(struct instance *ep, int epfd, struct item *it, struct rlm_b
 		kept = stash_knows(ep, it);
 		it->disabled = it->events & EPOLLONESHOT && !kept && has_fired(epfd, fd);
 		it->w->news = it->w->told_news = it->events & EPOLLET && (fetch_pending(ep, epfd, it) || kept);
+		if (it->w->news) // what came since the count and was fetched is told with it, and not once more
+			it->w->tcp = ready_arrived(c, fd);
 	}
 	if (!item_take(ep, it, b->doorbell_mine)) {
 		epoll_kernel_ctl(ep->inner, EPOLL_CTL_DEL, fd, 0, 0);

@@ -38,9 +38,9 @@ void binding_tcp_event(struct rlm_conn *c)
 	if (b)
 		stream_note_rx(c, b);
 	rlm_lock_drop(&c->rx_lock);
-	wake_conn(c);
 out:
 	helper_unpin();
+	wake_conn(c); // those inside a call keep it when the descriptor is closed
 }
 
 // Of this process: another one of the family may have connections whose slots are mapped there alone.

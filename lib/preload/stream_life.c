@@ -117,11 +117,12 @@ struct rlm_conn *stream_open(int fd, bool nonblock)
 }
 
 // Unread payload of ours: TCP would answer a close with a reset.
-static bool has_unread(struct rlm_bound *b)
+static bool has_unread(struct rlm_bound *b, int fd)
 {
 	uint64_t n;
 
-	if (b->rx_broken)
+	// What was asked back comes after a FIN that goes out now, and its reset would find the peer half closed.
+	if (b->rx_broken || cutover_rx_is_on_its_way(b, fd))
 		return true;
 	if (b->rx_state != RX_RING && b->rx_state != RX_DRAIN)
 		return false;
@@ -172,7 +173,7 @@ void stream_leave_slot(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	if (b->rx_state == RX_READY && !b->gone)
 		cutover_rx_ask(b); // the offer must not outlive us
 	eat_frames(c, b, fd);
-	if (has_unread(b))
+	if (has_unread(b, fd))
 		sys_setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 	if (!b->gone)
 		cutover_rx_left(b);

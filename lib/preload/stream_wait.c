@@ -187,25 +187,6 @@ static void user_cancelled(void *conn)
 	stream_leave(conn);
 }
 
-int stream_wait_tcp_writable(struct rlm_conn *c, int fd, struct deadline *d)
-{
-	struct _pthread_cleanup_buffer cleanup;
-	struct pollfd p = {.fd = fd, .events = POLLOUT};
-	struct timespec left = {0, 0};
-	int r;
-
-	if (d->set && !deadline_left(d, &left))
-		return -EAGAIN;
-	if (!c) { // holds locks: no cancellation point
-		r = (int)sys_call5(SYS_ppoll, &p, 1, d->set ? &left : NULL, NULL, 8);
-		return r == 0 ? -EAGAIN : r < 0 ? r : 0;
-	}
-	_pthread_cleanup_push(&cleanup, user_cancelled, c);
-	r = REAL(ppoll)(&p, 1, d->set ? &left : NULL, NULL);
-	_pthread_cleanup_pop(&cleanup, 0);
-	return r == 0 ? -EAGAIN : r < 0 ? -errno : 0;
-}
-
 int stream_wait_event(struct rlm_conn *c, uint32_t seen, struct deadline *d)
 {
 	struct _pthread_cleanup_buffer cleanup;
@@ -219,4 +200,24 @@ int stream_wait_event(struct rlm_conn *c, uint32_t seen, struct deadline *d)
 	pthread_setcanceltype(type, NULL);
 	_pthread_cleanup_pop(&cleanup, 0);
 	return outcome(r);
+}
+
+// A poll would not be restarted after a signal, as a send is. The look has the kernel tell the helper when there is room, and the helper us.
+int stream_wait_tcp_writable(struct rlm_conn *c, int fd, struct deadline *d)
+{
+	struct pollfd p = {.fd = fd, .events = POLLOUT};
+	struct timespec left = {0, 0};
+	uint32_t seen;
+	int r;
+
+	if (d->set && !deadline_left(d, &left))
+		return -EAGAIN;
+	if (!c) { // holds locks: no cancellation point
+		r = (int)sys_call5(SYS_ppoll, &p, 1, d->set ? &left : NULL, NULL, 8);
+		return r == 0 ? -EAGAIN : r < 0 ? r : 0;
+	}
+	seen = atomic_load_explicit(&c->events, memory_order_acquire);
+	if (sys_poll_now(fd, POLLOUT) != 0)
+		return 0;
+	return stream_wait_event(c, seen, d);
 }
