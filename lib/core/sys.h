@@ -165,6 +165,15 @@ static inline long sys_futex_wait2(const _Atomic uint32_t *a, uint32_t a_value, 
 	return sys_call5(SYS_futex_waitv, w, 2, 0, deadline, CLOCK_MONOTONIC);
 }
 
+// Milliseconds on a clock that only goes forward, some of them late.
+static inline uint64_t sys_ms(void)
+{
+	struct timespec t;
+
+	sys_call2(SYS_clock_gettime, CLOCK_MONOTONIC_COARSE, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
 static inline uint64_t sys_ticks(void)
 {
 #if defined(__x86_64__)

@@ -60,14 +60,6 @@ static struct {
 static _Atomic uint32_t pinned;        // index of a connection + 1
 static _Atomic uint32_t pinned_naming; // the same, while a naming lasts and other messages are served
 
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-
-	sys_call2(SYS_clock_gettime, CLOCK_MONOTONIC_COARSE, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 // --- pinning ---
 
 int helper_pin(const struct rlm_conn *c)
@@ -194,7 +186,7 @@ bool helper_broker_exists(void)
 {
 	static _Atomic uint64_t checked_ms;
 	static _Atomic int exists;
-	uint64_t now = now_ms();
+	uint64_t now = sys_ms();
 
 	if (helper.broker >= 0)
 		return true;
@@ -330,7 +322,7 @@ static void channel_rearm(int fd)
 void helper_arm_idle(void)
 {
 	if (!helper.next_idle_ms)
-		helper.next_idle_ms = now_ms() + IDLE_LOOK_MS;
+		helper.next_idle_ms = sys_ms() + IDLE_LOOK_MS;
 }
 
 // --- the broker ---
@@ -341,7 +333,7 @@ static void session_over(int error)
 	fd_close_internal(helper.broker);
 	helper.broker = -1;
 	helper.connect_failures = 0;
-	helper.next_connect_ms = now_ms() + 50;
+	helper.next_connect_ms = sys_ms() + 50;
 	for (uint32_t i = 0; i < arena.table->used; i++) {
 		struct rlm_conn *c = &arena.conns[i];
 		uint32_t flags = atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_NAMING, memory_order_relaxed);
@@ -383,7 +375,7 @@ void helper_offer_queued(void)
 
 static bool connect_if_due(void)
 {
-	uint64_t now = now_ms();
+	uint64_t now = sys_ms();
 	int fd;
 
 	if (helper.broker >= 0 || now < helper.next_connect_ms)
@@ -440,7 +432,7 @@ void helper_move(const char *socket)
 	snprintf(path, sizeof(paths[0]), "%.*s", (int)sizeof(paths[0]) - 1, socket);
 	settings.socket = path;
 	session_over(0);
-	helper.next_connect_ms = ++helper.redirects > REDIRECTS ? now_ms() + 1000 : 0;
+	helper.next_connect_ms = ++helper.redirects > REDIRECTS ? sys_ms() + 1000 : 0;
 }
 
 int helper_broker_fd(void)
@@ -455,7 +447,7 @@ void helper_retry(struct rlm_conn *c, unsigned ms)
 	for (unsigned i = 0; i < RETRIES; i++)
 		if (!helper.retries[i].at_ms) {
 			helper.retries[i].conn = conn_ref(c);
-			helper.retries[i].at_ms = now_ms() + ms;
+			helper.retries[i].at_ms = sys_ms() + ms;
 			return;
 		}
 	atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_QUEUED, memory_order_relaxed);
@@ -498,7 +490,7 @@ static void look_after_full(uint64_t now)
 // What there is to do at a time, and how long until the next; -1: nothing.
 static int run_timers(void)
 {
-	uint64_t now = now_ms(), next = UINT64_MAX;
+	uint64_t now = sys_ms(), next = UINT64_MAX;
 	int ms;
 
 	if (helper.broker < 0) {
@@ -564,7 +556,7 @@ static void run_jobs(void)
 			break;
 		case JOB_LENT:
 			if (!helper.next_sweep_ms)
-				helper.next_sweep_ms = now_ms() + IDLE_LOOK_MS;
+				helper.next_sweep_ms = sys_ms() + IDLE_LOOK_MS;
 			break;
 		}
 	}
@@ -669,13 +661,13 @@ void helper_start(void)
 	if (!settings.enabled)
 		return;
 	rlm_lock_take(&helper.lock);
-	if (helper_running || now_ms() < helper.next_start_ms)
+	if (helper_running || sys_ms() < helper.next_start_ms)
 		goto out;
 	atomic_store_explicit(&helper_running, 1, memory_order_release);
 	if (!open_descriptors() || !start_thread()) {
 		log_warn("cannot start the helper thread, connections stay on TCP");
 		close_descriptors();
-		helper.next_start_ms = now_ms() + START_AGAIN_MS;
+		helper.next_start_ms = sys_ms() + START_AGAIN_MS;
 		atomic_store_explicit(&helper_running, 0, memory_order_release);
 	}
 out:

@@ -69,13 +69,11 @@ static void take_returned(void)
 void stream_sweep(unsigned ms)
 {
 	static _Atomic int64_t last_ms;
-	struct timespec t;
 	int64_t now;
 
 	if (!stream_forked || !settings.enabled)
 		return;
-	sys_call2(SYS_clock_gettime, CLOCK_MONOTONIC_COARSE, &t);
-	now = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+	now = (int64_t)sys_ms();
 	if (now - atomic_load_explicit(&last_ms, memory_order_relaxed) < (int64_t)ms)
 		return;
 	atomic_store_explicit(&last_ms, now, memory_order_relaxed);

@@ -548,6 +548,15 @@ bool stream_detach(struct rlm_conn *c, int fd)
 #define LEAVE_TIMEOUT_MS 2000
 #define LEAVE_ASK_MS 20
 #define LEAVE_END_MS 500
+#define LEAVE_TURN_MS 2 // a look counts for no more: on a crowded machine the peer gets its turns, too, before time is up
+
+// Since `start`, after so many looks.
+static int waited_ms(uint64_t start, int looks)
+{
+	uint64_t ms = sys_ms() - start;
+
+	return ms < (uint64_t)looks * LEAVE_TURN_MS ? (int)ms : looks * LEAVE_TURN_MS;
+}
 
 static enum hurry hurry_after(int ms)
 {
@@ -567,7 +576,9 @@ static uint32_t bar(struct rlm_conn *c, enum rlm_why why)
 static int to_kernel(struct rlm_conn *c, int fd, enum rlm_why why, bool leftover, uint32_t *barred)
 {
 	const struct timespec moment = {.tv_nsec = 200000};
+	uint64_t start = sys_ms();
 	struct rlm_bound *b;
+	int waited;
 
 	*barred = bar(c, why);
 	if (*barred & RLM_CONN_BARRED)
@@ -583,8 +594,8 @@ static int to_kernel(struct rlm_conn *c, int fd, enum rlm_why why, bool leftover
 	}
 	rlm_lock_drop(&c->rx_lock);
 	rlm_lock_drop(&c->tx_lock);
-	for (int i = 0; i < LEAVE_TIMEOUT_MS * 5; i++) {
-		if (is_plain(c, fd, leftover, hurry_after(i / 5))) {
+	for (int i = 0; (waited = waited_ms(start, i)) < LEAVE_TIMEOUT_MS; i++) {
+		if (is_plain(c, fd, leftover, hurry_after(waited))) {
 			stream_detach(c, fd);
 			return 0;
 		}
