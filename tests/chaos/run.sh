@@ -4,7 +4,14 @@
 #
 #   tests/chaos/run.sh [SECONDS [SEED [OPTION...]]]     60 seconds and a new seed by default; options as for chaos
 #
-# RLM_BUILD: the build directory (default: build). RLM_PRELOAD: what to preload, for sanitizer builds. CHAOS_GDB=1: stacks on failure.
+# RLM_BUILD: the build directory (default: build). RLM_PRELOAD: what to preload instead. CHAOS_GDB=1: stacks on failure.
+#
+# With sanitizers, whose run-time library goes in front of librlm.so by itself; leaks are not looked for in what is killed:
+#
+#   cmake -B build-asan -DRLM_SANITIZE=address,undefined && cmake --build build-asan -j
+#   ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 RLM_BUILD=build-asan tests/chaos/run.sh
+#
+# Not with TSan: it does not see what other processes write, and takes the fences that membarrier(2) makes for none.
 set -eu
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
