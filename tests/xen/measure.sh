@@ -23,7 +23,7 @@ measure_one() {
 		return 1
 	fi
 	printf '%s\t%s\t%s\t%s\n' "$name" "$carrier" "$(jq -r ".tests[0] | $filter" "$work/measure.json")" \
-		"$(echo "$before $after" | awk '{ for (i = 1; i <= 3; i++) printf "%s%.1f", i > 1 ? "\t" : "", ($(i + 4) - $i) * 100 / ($8 - $4) }')" \
+		"$(echo "$before $after" | awk '{ for (i = 1; i <= 3; i++) printf "%s%.1f", (i > 1 ? "\t" : ""), ($(i + 4) - $i) * 100 / ($8 - $4) }')" \
 		>>"$work/measure"
 }
 
