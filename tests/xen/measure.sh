@@ -18,7 +18,8 @@ measure_one() {
 	on_timeout=400 on u2 "env $settings timeout 360 rlm-bench client -c 10.0.2.11 --json $*" >"$work/measure.json" || return 1
 	after=$(processor_seconds)
 	ended u1 bench || return 1
-	if [ "$carrier" = ring ] && [ "$(jq '.tests[0].client.carrier.ring_bytes' "$work/measure.json")" = 0 ]; then
+	# Connections that end with their first request end before they could be moved: what counts is that they do not become slower.
+	if [ "$carrier" = ring ] && [[ $name != connections* ]] && [ "$(jq '.tests[0].client.carrier.ring_bytes' "$work/measure.json")" = 0 ]; then
 		echo "$name was not accelerated"
 		return 1
 	fi
