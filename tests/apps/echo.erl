@@ -6,10 +6,11 @@
 -export([server/1, client/1]).
 
 -define(CONNECTIONS, 8).
--define(BYTES, 8000000).
+-define(BYTES, 16000000).
 
 server([Kind, Port]) ->
-    {ok, Listener} = gen_tcp:listen(list_to_integer(Port), [binary, {active, false}, {reuseaddr, true}, {backlog, 50}]),
+    %% With exit_on_close the end of what is received drops what is still to be sent.
+    {ok, Listener} = gen_tcp:listen(list_to_integer(Port), [binary, {active, false}, {exit_on_close, false}, {reuseaddr, true}, {backlog, 50}]),
     accept(Listener, Kind).
 
 accept(Listener, Kind) ->
@@ -34,7 +35,7 @@ serve("active", Socket) ->
             ok = gen_tcp:send(Socket, Data),
             serve("active", Socket);
         {tcp_closed, Socket} ->
-            ok
+            gen_tcp:close(Socket)
     end.
 
 client([Address, Port]) ->
