@@ -225,7 +225,7 @@ static bool time_is_over(const struct timespec *end, struct timespec *left)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
+	rlm_clock_now(&now);
 	left->tv_sec = end->tv_sec - now.tv_sec;
 	left->tv_nsec = end->tv_nsec - now.tv_nsec;
 	if (left->tv_nsec < 0) {
@@ -247,7 +247,7 @@ static int recv_messages(struct rlm_conn *c, int fd, struct mmsghdr *messages, u
 	ssize_t n;
 
 	if (timeout) {
-		clock_gettime(CLOCK_MONOTONIC, &end);
+		rlm_clock_now(&end);
 		end.tv_sec += timeout->tv_sec;
 		end.tv_nsec += timeout->tv_nsec;
 		if (end.tv_nsec >= 1000000000) {

@@ -61,7 +61,7 @@ static void take_time(struct timespec *timeout, const struct timespec *start)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
+	rlm_clock_now(&now);
 	timeout->tv_sec -= now.tv_sec - start->tv_sec;
 	timeout->tv_nsec -= now.tv_nsec - start->tv_nsec;
 	if (timeout->tv_nsec < 0) {
@@ -83,7 +83,7 @@ static long do_ppoll(const long a[6])
 
 	if ((PTR(3) && a[4] != KERNEL_SIGSET) || (timeout && hook_is_bad(timeout)))
 		return pass_on(SYS_ppoll, a);
-	clock_gettime(CLOCK_MONOTONIC, &start);
+	rlm_clock_now(&start);
 	r = ppoll(PTR(0), (nfds_t)a[1], timeout, signal_set(PTR(3), &set));
 	saved = errno;
 	if (timeout && (r >= 0 || saved == EINTR))
@@ -105,7 +105,7 @@ static long do_pselect(const long a[6])
 	if ((mask && (hook_is_bad(mask) || (mask->set && mask->size != KERNEL_SIGSET))) ||
 	    (timeout && hook_is_bad(timeout)))
 		return pass_on(SYS_pselect6, a);
-	clock_gettime(CLOCK_MONOTONIC, &start);
+	rlm_clock_now(&start);
 	r = pselect(INT(0), PTR(1), PTR(2), PTR(3), timeout, signal_set(mask ? mask->set : NULL, &set));
 	saved = errno;
 	if (timeout && (r >= 0 || saved == EINTR))

@@ -100,6 +100,7 @@ __attribute__((constructor)) static void start(void)
 	if (!getauxval(AT_SECURE))
 		settings_read();
 	if (settings.enabled) {
+		rlm_clock_init();
 		process_id = (int)sys_call0(SYS_getpid);
 		stream_threshold_calls = settings.offer_calls;
 		stream_threshold_bytes = settings.offer_bytes;

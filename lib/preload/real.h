@@ -17,6 +17,7 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <time.h>
 
 struct rlm_real {
 #define X(ret, name, args) ret(*name) args;
@@ -36,6 +37,11 @@ void rlm_real_init(void);
 			rlm_real_init();                                                                               \
 		rlm_real.name;                                                                                         \
 	}))
+
+// The time by which the kernel counts time-outs, CLOCK_MONOTONIC. Without a system call where the kernel allows that, and past libc's function:
+// another preloaded library may show the program another time.
+void rlm_clock_init(void);
+void rlm_clock_now(struct timespec *now);
 
 #define RLM_EXPORT __attribute__((visibility("default")))
 

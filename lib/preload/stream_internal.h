@@ -166,7 +166,7 @@ static inline void deadline_start(struct deadline *d, uint64_t timeout_ns)
 {
 	if (d->set || !timeout_ns)
 		return;
-	sys_call2(SYS_clock_gettime, CLOCK_MONOTONIC, &d->at);
+	rlm_clock_now(&d->at);
 	deadline_set(d, timeout_ns);
 }
 
@@ -175,7 +175,7 @@ static inline bool deadline_left(const struct deadline *d, struct timespec *left
 {
 	struct timespec now;
 
-	sys_call2(SYS_clock_gettime, CLOCK_MONOTONIC, &now);
+	rlm_clock_now(&now);
 	left->tv_sec = d->at.tv_sec - now.tv_sec;
 	left->tv_nsec = d->at.tv_nsec - now.tv_nsec;
 	if (left->tv_nsec < 0) {

@@ -502,7 +502,7 @@ static int64_t receive(struct rlm_conn *c, int fd, const struct iovec *iov, int 
 	int64_t n;
 
 	if (__builtin_expect(flags & MSG_WAITALL, 0))
-		clock_gettime(CLOCK_MONOTONIC, &r.deadline.at);
+		rlm_clock_now(&r.deadline.at);
 	do {
 		stay_user(&r);
 		if (!locked)
