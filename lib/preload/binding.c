@@ -95,6 +95,7 @@ static void bind_conn(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	stream_note_why(c);
 	rlm_lock_drop(&c->rx_lock);
 	rlm_lock_drop(&c->tx_lock);
+	epoll_conn_is_bound(c);
 	helper_watch_conn(c, fd);
 	helper_arm_idle();
 }

@@ -8,6 +8,8 @@
 // The connection gets its slot: from here on these instances watch ring and TCP themselves. Helper thread.
 // false: some instance cannot watch it, so it must stay on TCP.
 bool epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b);
+// It has it now, and calls look there: what nobody could listen to until now is listened to. Helper thread.
+void epoll_conn_is_bound(struct rlm_conn *c);
 // Both directions are plain for good: back to the application's instances.
 void epoll_conn_unbinds(struct rlm_conn *c);
 // The connection is leaving its slot: whoever listens there comes back and listens no more. Helper thread.

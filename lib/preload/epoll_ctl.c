@@ -485,6 +485,24 @@ bool epoll_conn_binds(struct rlm_conn *c, struct rlm_bound *b)
 	return good;
 }
 
+// Whoever looked in between, and sleeps again by now, has found no slot to listen on, and nobody would tell a sender of room there.
+void epoll_conn_is_bound(struct rlm_conn *c)
+{
+	for (uint32_t i = 0; i < instances_end(); i++) {
+		struct instance *ep = instance_at(i);
+
+		if (!ep || !ep->moved)
+			continue;
+		rlm_lock_take(&ep->lock);
+		for (struct item *it = next_of_conn(ep, c, NULL); it; it = next_of_conn(ep, c, it))
+			if (it->kind == ITEM_MOVED) {
+				item_heat(ep, it);
+				wake_sleepers(ep);
+			}
+		rlm_lock_drop(&ep->lock);
+	}
+}
+
 void epoll_conn_unbinds(struct rlm_conn *c)
 {
 	for (uint32_t i = 0; i < instances_end(); i++) {

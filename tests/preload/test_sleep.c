@@ -416,6 +416,63 @@ static void shot_through_promotion(void **state)
 	close(a.ep);
 }
 
+#define SENT_BY_EDGES 3000000u
+
+struct promoted_sender {
+	int fd, ep;
+	_Atomic bool go;
+};
+
+// Looks, and now and then sleeps, while the promotion comes; then waits for room, again and again, and for nothing else.
+static void *send_by_edges(void *arg)
+{
+	struct promoted_sender *s = arg;
+	struct epoll_event event;
+	uint64_t done = 0;
+
+	for (unsigned i = 0; !s->go; i++)
+		epoll_wait(s->ep, &event, 1, i % 64 == 0);
+	while (done < SENT_BY_EDGES) {
+		char block[16384];
+		ssize_t n;
+
+		pattern_fill(block, 9, done, sizeof(block));
+		n = write(s->fd, block, SENT_BY_EDGES - done < sizeof(block) ? SENT_BY_EDGES - done : sizeof(block));
+		if (n > 0) {
+			done += (uint64_t)n;
+			continue;
+		}
+		assert_that(n < 0 && errno == EAGAIN);
+		assert_returns(epoll_wait(s->ep, &event, 1, DEADLINE_MS), 1);
+	}
+	return NULL;
+}
+
+// A loop looks at its instance in the moment in which a connection there gets its slot, and from then on only sends.
+static void edges_of_room_through_promotion(void **state)
+{
+	struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET};
+
+	for (int i = 0; i < 40; i++) {
+		struct promoted_sender s = {.ep = epoll_create1(EPOLL_CLOEXEC)};
+		pthread_t thread;
+		struct pair p;
+
+		pair_open(&p, *(int *)*state);
+		s.fd = p.b;
+		assert_returns(epoll_ctl(s.ep, EPOLL_CTL_ADD, p.b, &event), 0);
+		assert_returns(pthread_create(&thread, NULL, send_by_edges, &s), 0);
+		pair_touch(&p);
+		pair_wait_bound(&p);
+		set_nonblocking(p.b, true);
+		s.go = true;
+		recv_pattern(p.a, 9, 0, SENT_BY_EDGES);
+		assert_returns(pthread_join(thread, NULL), 0);
+		pair_close(&p);
+		close(s.ep);
+	}
+}
+
 // clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_FAMILY(through_promotion),
@@ -428,6 +485,7 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(two_threads_through_promotion),
     TEST_FAMILY(read_through_promotion),
     TEST_FAMILY(shot_through_promotion),
+    TEST_FAMILY(edges_of_room_through_promotion),
 };
 // clang-format on
 
