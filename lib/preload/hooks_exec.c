@@ -79,63 +79,54 @@ static long found_in_path(const char *file)
 	return error == -EACCES ? error : r;
 }
 
+// `file`: what was found of it. true: all is ready for the kernel to try.
+static bool may_execute(long file)
+{
+	if (rlm_result(file) < 0)
+		return false;
+	before_exec(true);
+	return true;
+}
+
 RLM_EXPORT int execve(const char *path, char *const argv[], char *const envp[])
 {
-	long r = file_is_good(AT_FDCWD, path, 0);
-
-	if (r < 0)
-		return (int)rlm_result(r);
-	before_exec(true);
+	if (!may_execute(file_is_good(AT_FDCWD, path, 0)))
+		return -1;
 	return after_exec(REAL(execve)(path, argv, envp));
 }
 
 RLM_EXPORT int execv(const char *path, char *const argv[])
 {
-	long r = file_is_good(AT_FDCWD, path, 0);
-
-	if (r < 0)
-		return (int)rlm_result(r);
-	before_exec(true);
+	if (!may_execute(file_is_good(AT_FDCWD, path, 0)))
+		return -1;
 	return after_exec(REAL(execv)(path, argv));
 }
 
 RLM_EXPORT int execvp(const char *file, char *const argv[])
 {
-	long r = found_in_path(file);
-
-	if (r < 0)
-		return (int)rlm_result(r);
-	before_exec(true);
+	if (!may_execute(found_in_path(file)))
+		return -1;
 	return after_exec(REAL(execvp)(file, argv));
 }
 
 RLM_EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
 {
-	long r = found_in_path(file);
-
-	if (r < 0)
-		return (int)rlm_result(r);
-	before_exec(true);
+	if (!may_execute(found_in_path(file)))
+		return -1;
 	return after_exec(REAL(execvpe)(file, argv, envp));
 }
 
 RLM_EXPORT int execveat(int fd, const char *path, char *const argv[], char *const envp[], int flags)
 {
-	long r = file_is_good(fd, path, flags);
-
-	if (r < 0)
-		return (int)rlm_result(r);
-	before_exec(true);
+	if (!may_execute(file_is_good(fd, path, flags)))
+		return -1;
 	return after_exec(REAL(execveat)(fd, path, argv, envp, flags));
 }
 
 RLM_EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 {
-	long r = file_is_good(fd, "", AT_EMPTY_PATH);
-
-	if (r < 0)
-		return (int)rlm_result(r);
-	before_exec(true);
+	if (!may_execute(file_is_good(fd, "", AT_EMPTY_PATH)))
+		return -1;
 	return after_exec(REAL(fexecve)(fd, argv, envp));
 }
 

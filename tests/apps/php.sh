@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-# PHP's FastCGI server behind nginx: its answer comes faster than nginx may pass it on, so nginx waits for room again and again, by edges alone.
+# PHP's FastCGI server behind nginx: its answer comes faster than nginx may pass it on, so nginx waits for room, by edges alone.
 packages=(php-fpm nginx-light curl)
 
 declare -F nginx_up >/dev/null || . "$here/nginx.sh" --functions
