@@ -173,14 +173,23 @@ static bool is_stdio(const struct rlm_conn *c)
 }
 
 #define SHARED_RETRY_MS 1000
-#define LOOKS_MAX 6
+#define LOOKS_MAX 12
 
 // What an earlier program sent may have urgent data in it. When all of it is acknowledged the other end finds the mark before it offers a round.
+// The position is read before what of it is unacknowledged: so it is never too far.
 static bool all_has_arrived(int fd)
 {
+	const struct timespec moment = {.tv_nsec = 1000000};
+	int64_t written = tcp_written(fd), now = written;
 	int unacked;
 
-	return sys_ioctl(fd, SIOCOUTQ, &unacked) == 0 && unacked == 0;
+	for (int i = 0; i < 50 && now >= 0; i++) {
+		if (sys_ioctl(fd, SIOCOUTQ, &unacked) == 0 && now - unacked >= written)
+			return true;
+		sys_call2(SYS_nanosleep, &moment, NULL);
+		now = tcp_written(fd);
+	}
+	return false;
 }
 
 // Often the earlier program, or the one that started us, is about to close it. Later and later: a look is not cheap.
@@ -196,14 +205,14 @@ static bool is_inherited_alone(struct rlm_conn *c, int fd)
 		helper_retry(c, wait);
 		return false;
 	}
-	if (!is_stdio(c) && all_has_arrived(fd) && inherited_is_alone(c, fd)) {
+	if (!is_stdio(c) && inherited_is_alone(c, fd) && all_has_arrived(fd)) {
 		clear_flags(c, RLM_CONN_INHERITED);
 		return true;
 	}
 	set_why(c, is_stdio(c) ? RLM_WHY_STDIO : RLM_WHY_SHARED);
 	if (c->looks++ < LOOKS_MAX) {
 		set_flags(c, RLM_CONN_QUEUED);
-		helper_retry(c, 50u << 2 * c->looks);
+		helper_retry(c, 50u << c->looks);
 	} else {
 		set_flags(c, RLM_CONN_BARRED);
 	}
