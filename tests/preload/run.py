@@ -4,8 +4,8 @@
 
 usage: run.py [--build DIR] [--states ring,flap,...] [--jobs N] [PROGRAM...]
 
-A program that does not pass is run again test by test, so that a test that hangs or crashes hides no other; these runs
-go into the report below the table. Exit status 0: everything passed.
+What does not pass, or is not reached, runs again at the end, one test at a time and with nothing beside; this decides, and the
+report below the table tells both. Exit status 0: everything passed.
 """
 import argparse
 import concurrent.futures
@@ -156,56 +156,28 @@ def excerpt(text, test=None):
     return "\n".join(l for l in lines[-12:] if l.strip())
 
 
-def read_known():
-    """What is known to fail, as {(state, program, test)}; see the file itself."""
-    with open(os.path.join(here, "known-failures")) as f:
-        lines = [line.split("#")[0].split() for line in f]
-    return {tuple(line) for line in lines if line}
-
-
-def is_known(known, state, program, test):
-    return (state, program, test.split("/")[0]) in known
-
-
-def run_one_by_one(options, program, state, tests):
-    good, report = 0, []
-    for test in tests:
-        if is_known(options.known, state, program, test):
-            continue
-        passed, _, text = run_once(options, program, state, test, TEST_SECONDS)
-        if not passed:
-            passed, _, again = run_once(options, program, state, test, TEST_SECONDS)
-            report.append(f"  {state:<12} {program}: {test}{' (passes when run again)' if passed else ''}\n{excerpt(text)}")
-        good += passed
-    known = sum(is_known(options.known, state, program, test) for test in tests)
-    return good, len(tests) - known - good, "\n".join(report)
-
-
-def run_program(options, program, state):
-    """(passed count, failed count, report)"""
+def run_crowded(options, program, state):
+    """Beside others: (tests, those to be run again, what failed, output)"""
     tests = list_tests(options, program)
-    if any(is_known(options.known, state, program, test) for test in tests):
-        return run_one_by_one(options, program, state, tests)
     passed, failed, text = run_once(options, program, state, None, PROGRAM_SECONDS)
-    if passed:
-        return len(tests), 0, ""
     done = set(re.findall(r"^\[       OK \] (\S+)$", text, re.M)) - set(failed)
-    report, bad, unsteady = [], 0, False
-    for test in tests:
-        if options.quick and test in done:
-            continue
+    return tests, [] if passed else [t for t in tests if t not in done], failed, text
+
+
+def run_again(options, program, state, again, failed, text):
+    """One test at a time, with nothing beside: (number of failed, report)"""
+    bad, report = 0, []
+    for test in again:
         passed, _, alone = run_once(options, program, state, test, TEST_SECONDS)
-        if not passed:
-            bad += 1
-            report.append(f"  {state:<12} {program}: {test}\n{excerpt(alone)}")
-        elif test in failed:
-            # Unsteady: shown, and to be looked into, but no reason to stop.
-            unsteady = True
-            report.append(f"  {state:<12} {program}: {test} (passes alone)\n{excerpt(text, test)}")
-    if not bad and not unsteady:
+        bad += not passed
+        # Unsteady if it passes now: shown, and to be looked into, but no reason to stop.
+        if not passed or test in failed:
+            said = excerpt(text, test) if passed else excerpt(alone)
+            report.append(f"  {state:<12} {program}: {test}{' (passes alone)' if passed else ''}\n{said}")
+    if failed and not report:
         bad = 1
-        report.append(f"  {state:<12} {program}: fails as a whole, each test passes alone: {' '.join(failed)}\n{excerpt(text)}")
-    return len(tests) - bad, bad, "\n".join(report)
+        report.append(f"  {state:<12} {program}: fails as a whole, each test passes: {' '.join(failed)}\n{excerpt(text)}")
+    return bad, report
 
 
 def main():
@@ -213,12 +185,9 @@ def main():
     parser.add_argument("--build", default=os.path.join(here, "../../build"))
     parser.add_argument("--states", default=",".join(STATES))
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--all", action="store_true", help="also run what is known to fail")
-    parser.add_argument("--quick", action="store_true", help="do not rerun the tests that passed")
     parser.add_argument("programs", nargs="*")
     options = parser.parse_args()
     options.build = os.path.abspath(options.build)
-    options.known = set() if options.all else read_known()
     states = options.states.split(",")
     for state in states:
         if state not in STATES:
@@ -235,28 +204,27 @@ def main():
 
     width = max(len(p) for p in programs)
     print(f"{'':<{width}} " + " ".join(f"{s:>12}" for s in states), flush=True)
-    totals, reports = [0, 0], []
+    total, bad, reports, again = 0, 0, [], []
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        rows = [[pool.submit(run_program, options, p, s) for s in states] for p in programs]
+        rows = [[pool.submit(run_crowded, options, p, s) for s in states] for p in programs]
         for program, row in zip(programs, rows):
             cells = []
-            for future in row:
-                good, bad, report = future.result()
-                totals[0] += good
-                totals[1] += bad
-                if report:
-                    reports.append(report)
-                cells.append(f"{bad} of {good + bad} bad" if bad else f"{good} ok" if good else "-")
+            for state, future in zip(states, row):
+                tests, *rest = future.result()
+                total += len(tests)
+                if rest[1]:
+                    again.append((program, state, *rest))
+                cells.append(f"{len(tests)}, failed" if rest[1] else f"{len(tests)} ok" if tests else "-")
             print(f"{program:<{width}} " + " ".join(f"{c:>12}" for c in cells), flush=True)
+    for what in again:
+        failed, report = run_again(options, *what)
+        bad += failed
+        reports += report
     if reports:
         print("\nfailed, now or only now and then:")
         print("\n".join(reports))
-    for state in states:
-        count = sum(known[0] == state for known in options.known)
-        if count:
-            print(f"not run in state {state}: {count} tests that are known to fail, see known-failures")
-    print(f"{totals[0]} passed, {totals[1]} failed")
-    return 1 if totals[1] else 0
+    print(f"{total - bad} passed, {bad} failed")
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":
