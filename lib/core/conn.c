@@ -18,6 +18,7 @@ struct rlm_arena_shared {
 	uint32_t conn_used;
 	uint32_t bound_free; // index + 1
 	uint32_t bound_used;
+	_Atomic bool timestamps;
 };
 
 #define TICKETS_SIZE 4096
@@ -83,6 +84,7 @@ int arena_init(struct rlm_arena *a, uint32_t conn_capacity, uint32_t bound_capac
 		goto err_table; // mappings stay: this happens once, at the end of memory
 	a->stats = (struct rlm_conn_stat *)((uint8_t *)a->table + RLM_TABLE_OFFSET);
 	a->shared = (struct rlm_arena_shared *)private;
+	a->timestamps = &a->shared->timestamps;
 	a->conns = (struct rlm_conn *)(private + 4096);
 	a->bounds = (struct rlm_bound *)(private + 4096 + conns);
 	a->conn_capacity = conn_capacity;

@@ -194,6 +194,7 @@ struct rlm_arena {
 	struct rlm_conn *conns;
 	struct rlm_bound *bounds;
 	struct rlm_arena_shared *shared;
+	_Atomic bool *timestamps; // the family has sockets whose messages bring SO_TIMESTAMP and its like, or had
 	struct rlm_family_shared *family;
 	struct rlm_place place; // of this process
 	uint32_t conn_capacity;

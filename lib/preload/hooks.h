@@ -130,6 +130,12 @@ static inline void hook_fresh(int fd)
 // The same for one that another process may have, too.
 void hook_received(int fd);
 
+// A connection whose options may have been set where we did not see it: what of them has to be known is looked up.
+void hook_foreign(int fd);
+
+// Messages received from it bring control messages with timestamps.
+bool hook_brings_timestamps(int fd);
+
 // The kernel has made fd a connection, or makes it (EINPROGRESS), or goes on making it (EINTR).
 void hook_connected(int fd, const struct sockaddr *addr);
 

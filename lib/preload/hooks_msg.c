@@ -11,10 +11,6 @@
 
 #include "sys.h"
 
-// Not everywhere in <sys/socket.h>.
-#define OPT_SO_TIMESTAMP_NEW   63
-#define OPT_SO_TIMESTAMPNS_NEW 64
-
 // --- descriptors in control messages ---
 
 static unsigned descriptors_of(const struct msghdr *msg, struct cmsghdr *cm, const int **fds)
@@ -156,18 +152,10 @@ RLM_EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int fl
 // --- receiving ---
 
 // Programs set these options on all their sockets and ask for the answer on those for datagrams alone.
-static bool wants_timestamps(int fd)
+static bool asks_for_timestamps(struct rlm_conn *c, int fd, const struct msghdr *msg)
 {
-	static const int names[] = {SO_TIMESTAMP, SO_TIMESTAMPNS, OPT_SO_TIMESTAMP_NEW, OPT_SO_TIMESTAMPNS_NEW};
-
-	for (unsigned i = 0; i < sizeof(names) / sizeof(*names); i++) {
-		int value = 0;
-		socklen_t len = sizeof(value);
-
-		if (sys_getsockopt(fd, SOL_SOCKET, names[i], &value, &len) == 0 && value)
-			return true;
-	}
-	return false;
+	return has_control(msg) && atomic_load_explicit(arena.timestamps, memory_order_relaxed) &&
+	       !(atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_BARRED) && hook_brings_timestamps(fd);
 }
 
 static ssize_t recv_message(struct rlm_conn *c, int fd, struct msghdr *msg, int flags)
@@ -175,8 +163,7 @@ static ssize_t recv_message(struct rlm_conn *c, int fd, struct msghdr *msg, int 
 	struct hook_call call;
 	ssize_t n;
 
-	if (__builtin_expect(has_control(msg), 0) && !(atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_BARRED) &&
-	    wants_timestamps(fd) && stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0)
+	if (asks_for_timestamps(c, fd, msg) && stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0)
 		return rlm_result(-ENOBUFS);
 	// Options that bring control messages have barred it; bytes left in the ring come first, without any.
 	if (atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_BARRED && has_control(msg) &&

@@ -46,6 +46,43 @@ static uint32_t nonblock_value(int fd)
 	return flags >= 0 && flags & O_NONBLOCK ? SOCKET_NONBLOCK : 0;
 }
 
+#define OPT_SO_TIMESTAMP_NEW	63
+#define OPT_SO_TIMESTAMPNS_NEW	64
+
+static const int timestamps[] = {SO_TIMESTAMP, SO_TIMESTAMPNS, OPT_SO_TIMESTAMP_NEW, OPT_SO_TIMESTAMPNS_NEW};
+#define TIMESTAMPS (sizeof(timestamps) / sizeof(*timestamps))
+
+bool hook_brings_timestamps(int fd)
+{
+	for (unsigned i = 0; i < TIMESTAMPS; i++) {
+		int value = 0;
+		socklen_t len = sizeof(value);
+
+		if (sys_getsockopt(fd, SOL_SOCKET, timestamps[i], &value, &len) == 0 && value)
+			return true;
+	}
+	return false;
+}
+
+static bool is_timestamps(int name)
+{
+	for (unsigned i = 0; i < TIMESTAMPS; i++)
+		if (timestamps[i] == name)
+			return true;
+	return false;
+}
+
+static void note_timestamps(void)
+{
+	atomic_store_explicit(arena.timestamps, true, memory_order_relaxed);
+}
+
+void hook_foreign(int fd)
+{
+	if (fd_conn(fd) && hook_brings_timestamps(fd))
+		note_timestamps();
+}
+
 // fd is a TCP connection, or will be one soon. value: as of a FD_SOCKET entry.
 static void adopt(int fd, uint32_t value, bool active)
 {
@@ -69,6 +106,7 @@ void hook_received(int fd)
 	if (!settings.enabled || !tcp_is_established(fd))
 		return;
 	adopt(fd, nonblock_value(fd), false);
+	hook_foreign(fd);
 	c = fd_conn(fd);
 	if (c)
 		atomic_fetch_or_explicit(&c->flags, RLM_CONN_INHERITED, memory_order_relaxed);
@@ -106,8 +144,10 @@ void hook_connected(int fd, const struct sockaddr *addr)
 			adopt(fd, entry & FD_VALUE_MASK, true);
 		break;
 	case FD_UNKNOWN:
-		if ((addr->sa_family == AF_INET || addr->sa_family == AF_INET6) && is_tcp(fd))
+		if ((addr->sa_family == AF_INET || addr->sa_family == AF_INET6) && is_tcp(fd)) {
 			adopt(fd, nonblock_value(fd), true);
+			hook_foreign(fd);
+		}
 		break;
 	default:
 		break;
@@ -170,6 +210,7 @@ static bool listener_is_tcp(int fd)
 static void accepted(int listener, int fd, int flags)
 {
 	uint32_t value = flags & SOCK_NONBLOCK ? SOCKET_NONBLOCK : 0;
+	bool foreign = fd_kind(listener) == FD_UNKNOWN;
 
 	hook_fresh(fd);
 	if (!settings.enabled || !listener_is_tcp(listener))
@@ -177,6 +218,8 @@ static void accepted(int listener, int fd, int flags)
 	if (fd_kind(listener) == FD_SOCKET)
 		value |= fd_entry(listener) & SOCKET_BARRED; // such options are inherited
 	adopt(fd, value, false);
+	if (foreign)
+		hook_foreign(fd);
 }
 
 RLM_EXPORT int accept(int fd, __SOCKADDR_ARG addr, socklen_t *restrict addrlen)
@@ -250,6 +293,8 @@ RLM_EXPORT int setsockopt(int fd, int level, int name, const void *value, sockle
 		r = stream_set_nodelay(c, fd, value, len);
 	else
 		r = REAL(setsockopt)(fd, level, name, value, len);
+	if (r == 0 && level == SOL_SOCKET && is_timestamps(name) && (c || fd_kind(fd) == FD_SOCKET))
+		note_timestamps();
 	if (r == 0 && c)
 		stream_option_set(c, fd, level, name);
 	else if (r == 0 && fd_kind(fd) == FD_SOCKET && option_bars(level, name, value, len))

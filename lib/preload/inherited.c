@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "hooks.h"
 #include "stream_internal.h"
 
 struct entry {
@@ -67,6 +68,7 @@ static int adopt_one(void *arg, int dir, const char *name)
 		}
 	flags = sys_fcntl(fd, F_GETFL, 0);
 	c = stream_open(fd, flags >= 0 && flags & O_NONBLOCK);
+	hook_foreign(fd);
 	if (c)
 		atomic_fetch_or_explicit(&c->flags, RLM_CONN_INHERITED, memory_order_relaxed);
 	return 0;

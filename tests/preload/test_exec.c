@@ -167,8 +167,8 @@ static void handed_to_exec(void **state)
 	child_finish(child);
 }
 
-// A preloaded program that echoes what comes from a descriptor it was started with.
-static pid_t echo_by_exec(struct pair *p)
+// A preloaded program that does something with a descriptor it was started with.
+static pid_t python_by_exec(struct pair *p, const char *program)
 {
 	pid_t child = fork();
 	char number[16];
@@ -176,11 +176,15 @@ static pid_t echo_by_exec(struct pair *p)
 	if (child == 0) {
 		close(p->a);
 		snprintf(number, sizeof(number), "%d", p->b);
-		execl("/usr/bin/python3", "python3", "-c", "import os, sys\nfd = int(sys.argv[1])\nwhile b := os.read(fd, 9999): os.write(fd, b)",
-		      number, NULL);
+		execl("/usr/bin/python3", "python3", "-c", program, number, NULL);
 		_exit(98);
 	}
 	return child;
+}
+
+static pid_t echo_by_exec(struct pair *p)
+{
+	return python_by_exec(p, "import os, sys\nfd = int(sys.argv[1])\nwhile b := os.read(fd, 9999): os.write(fd, b)");
 }
 
 static void echo_some(struct pair *p, uint64_t *at)
@@ -236,6 +240,31 @@ static void inherited_alone(void **state)
 	recv_end(p->a);
 	child_finish(child);
 	queues_lock(LOCK_UN);
+}
+
+// An option that an earlier program has set is as good as one that this program sets, on TCP and afterwards.
+static void inherited_timestamps(void **state)
+{
+	struct pair *p = *state;
+	int64_t deadline = now_ms() + DEADLINE_MS, end = 0;
+	char answer;
+	pid_t child;
+
+	assert_returns(setsockopt(p->b, SOL_SOCKET, SO_TIMESTAMP, &(int){1}, sizeof(int)), 0);
+	child = python_by_exec(p, "import socket, sys\ns = socket.socket(fileno=int(sys.argv[1]))\n"
+				  "while (r := s.recvmsg(100, 100))[0]: s.send(b'1' if r[1] else b'0')");
+	assert_returns(close(p->b), 0);
+	p->b = -1;
+	do { // the kernel begins to stamp a moment after the option was set
+		send_text(p->a, "x");
+		assert_returns(recv(p->a, &answer, 1, 0), 1);
+		assert_that(answer == '1' || (!end && now_ms() < deadline));
+		if (answer == '1' && !end)
+			end = now_ms() + 500; // time enough to be promoted
+	} while (!end || now_ms() < end);
+	assert_returns(shutdown(p->a, SHUT_WR), 0);
+	recv_end(p->a);
+	child_finish(child);
 }
 
 static bool on_ring(int fd)
@@ -628,6 +657,7 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(into_set_user_id_program),
     TEST_SETTLED(handed_to_exec),
     TEST_FRESH(inherited_alone),
+    TEST_FRESH(inherited_timestamps),
     TEST_SETTLED(failed),
     TEST_SETTLED(inherited_and_kept),
     TEST_SETTLED(cloexec_is_kept),
