@@ -249,6 +249,12 @@ RLM_EXPORT int shutdown(int fd, int how)
 
 // --- options ---
 
+// Such a time-out is "not at all", and reads back as "for ever". Fractions that the kernel refuses set nothing.
+static bool is_negative(const struct timeval *t)
+{
+	return t->tv_sec < 0 && t->tv_usec >= 0 && t->tv_usec < 1000000;
+}
+
 // Options whose effect a receive or send through shared memory would not show, or that change what the kernel does with
 // the bytes.
 static bool option_bars(int level, int name, const void *value, socklen_t len)
@@ -264,9 +270,9 @@ static bool option_bars(int level, int name, const void *value, socklen_t len)
 	switch (name) {
 	case SO_RCVLOWAT:
 		return first > 1 || first < 0;
-	case SO_RCVTIMEO: // a negative time is "not at all", and reads back as "for ever"
+	case SO_RCVTIMEO:
 	case SO_SNDTIMEO:
-		return len >= sizeof(struct timeval) && !hook_is_bad(value) && ((const struct timeval *)value)->tv_sec < 0;
+		return len >= sizeof(struct timeval) && !hook_is_bad(value) && is_negative(value);
 	case SO_ATTACH_FILTER:
 	case SO_ATTACH_BPF:
 	case SO_ZEROCOPY:
