@@ -72,7 +72,7 @@ start=$SECONDS
 wanted unit && part unit twice unit
 wanted preload && part preload twice "$root/tests/preload/run.py" --build "$build" --jobs 6
 wanted model && part_script model "$root/tests/model/run.sh"
-wanted apps && part apps twice "$root/tests/apps/run.sh"
+wanted apps && part apps "$root/tests/apps/run.sh" --all # each row that fails is tried once more there
 wanted chaos && part chaos twice "$root/tests/chaos/run.sh" "${CHAOS_SECONDS:-60}"
 wanted moves && part moves twice moves
 if wanted asan; then

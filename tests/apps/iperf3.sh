@@ -17,12 +17,12 @@ iperf_run() {
 	say "$(jq -r '.end.sum_received.seconds as $s | '"$received"' * 8 / 1e9 / $s * 10 | round / 10' "$dir/out.json") Gbit/s"
 }
 
-iperf_one() { iperf_run 1 -t 2; }
-iperf_parallel() { iperf_run 4 -t 2 -P 4; }
-iperf_reverse() { iperf_run 1 -t 2 -R; }
-iperf_bidir() { iperf_run 2 -t 2 --bidir; }
-iperf_ipv6() { server_address=$server_address6 iperf_run 1 -t 2 -6; }
-# A number of bytes: on a busy machine, two seconds of these are next to nothing, and half of them come before the promotion.
+# Numbers of bytes: in two seconds a busy machine moves next to nothing, and half of that before the promotion.
+iperf_one() { iperf_run 1 -n 4G; }
+iperf_parallel() { iperf_run 4 -n 4G -P 4; }
+iperf_reverse() { iperf_run 1 -n 4G -R; }
+iperf_bidir() { iperf_run 2 -n 4G --bidir; }
+iperf_ipv6() { server_address=$server_address6 iperf_run 1 -n 4G -6; }
 iperf_small() { iperf_run 1 -l 1000 -N -n 300M; }
 
 row "iperf3" ring iperf_one

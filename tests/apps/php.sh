@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # PHP's FastCGI server behind nginx: its answer comes faster than nginx may pass it on, so nginx waits for room, by edges alone.
+# shellcheck shell=bash
 packages=(php-fpm nginx-light curl)
 
 declare -F nginx_up >/dev/null || . "$here/nginx.sh" --functions

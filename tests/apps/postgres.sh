@@ -24,7 +24,7 @@ postgres_init() {
 postgres_pgbench() {
 	postgres_up
 	client "$pg_bin/pgbench" -h "$server_address" -p 5440 -U postgres -i -q -s 2 postgres >"$dir/out" || fail "$(tail -n 1 "$dir/client.log")"
-	client "$pg_bin/pgbench" -h "$server_address" -p 5440 -U postgres -n -S -c 16 -j 2 -T 4 postgres >"$dir/out" || fail "$(tail -n 1 "$dir/client.log")"
+	client "$pg_bin/pgbench" -h "$server_address" -p 5440 -U postgres -n -S -c 16 -j 2 -t 2500 postgres >"$dir/out" || fail "$(tail -n 1 "$dir/client.log")"
 	grep -q 'number of failed transactions: 0 ' "$dir/out" || fail "$(grep failed "$dir/out")"
 	need 16 1000000
 	say "$(awk '/^tps/ { printf "%d tps", $3 }' "$dir/out")"

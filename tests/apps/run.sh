@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # Programs that nobody here wrote, bare and with both ends preloaded, as a table.
 #
-#   tests/apps/run.sh [NAME...]     NAME as in tests/apps/NAME.sh; without one: all but the slow ones, which --all adds
+#   tests/apps/run.sh [NAME...]     NAME as in tests/apps/NAME.sh; without one: all but the slow ones, which --all adds and tests/run.sh wants
 #
 # With --all several run at a time, each with namespaces and a broker of its own; RLM_APPS_JOBS says how many (default: 3, since many only wait).
 # RLM_BUILD: the build directory (default: build). RLM_PRELOAD: what to preload instead of librlm.so alone, for sanitizer builds.
