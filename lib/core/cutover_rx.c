@@ -39,9 +39,10 @@ static bool round_is_decided(const struct rlm_bound *b)
 	return peer_round(b) == 2 * b->rx_round;
 }
 
+// One whose end we have reached was none of these, whatever the peer says now.
 static bool round_is_void(const struct rlm_bound *b)
 {
-	return round_is_decided(b) &&
+	return b->rx_state != RX_FRAMES && round_is_decided(b) &&
 	       atomic_load_explicit(&b->rx.peer->end, memory_order_relaxed) == RLM_END_VOID;
 }
 
@@ -377,8 +378,12 @@ static enum rx_way from_ring(struct rlm_bound *b, int fd, uint64_t *available)
 	if (n == RLM_RING_BROKEN || b->rx_broken)
 		return RX_WAY_BROKEN;
 	if (round == 2 * b->rx_round) {
+		if (is_withdrawn(b)) { // decided since keep_round() looked
+			unoffer(b);
+			return RX_WAY_WAIT;
+		}
 		end = atomic_load_explicit(&b->rx.peer->end, memory_order_relaxed);
-		if (end - tail > n)
+		if (end - tail > n || !b->rx_past) // nobody ends a round before that, and behind its end nobody would see to it any more
 			return RX_WAY_BROKEN;
 		n = end - tail;
 		if (n == 0) {
@@ -392,6 +397,8 @@ static enum rx_way from_ring(struct rlm_bound *b, int fd, uint64_t *available)
 	} else if (b->rx_asked) {
 		while (b->frame_got < FRAMES_SIZE && cutover_rx_look_at_tcp(b, fd) && !b->rx_eof && !b->rx_broken)
 			;
+		if (b->frame_got == FRAMES_SIZE && !round_is_decided(b)) // an END of nothing
+			b->rx_broken = 1;
 		if (!b->rx_eof)
 			return b->rx_broken ? RX_WAY_BROKEN : RX_WAY_WAIT;
 		// The sender is gone for good: what it left in the ring is ours after all. Once: rx_asked is 0 now.

@@ -449,7 +449,8 @@ static int64_t one_step(struct receive *r, struct rlm_bound *b)
 		stream_find_lost(c, r->fd);
 		return GO_ON;
 	}
-	if (atomic_load_explicit(&b->rx_fast, memory_order_relaxed)) {
+	// A peek goes by what the peer says now, and must not look again for ever at what it said before.
+	if (atomic_load_explicit(&b->rx_fast, memory_order_relaxed) && !(r->flags & MSG_PEEK)) {
 		available = ring_available(&b->rx, r->total - r->done);
 		way = available && available != RLM_RING_BROKEN ? RX_WAY_RING : cutover_rx(c, b, r->fd, &available);
 	} else {

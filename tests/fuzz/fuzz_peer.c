@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // A hostile peer: its region and its TCP bytes come from the input, and so does what this end does meanwhile. The
 // regions lie between guard pages and the peer's is mapped read-only, so a wrong access ends the run, and so does a
-// call that does not come back. It also writes between two loads of one call, see before_load.h.
+// call that does not come back, also from a peer that is dead by then. It also writes between two loads of one call, see before_load.h.
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -208,6 +208,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		step(&in, &p);
 	meanwhile.pair = NULL;
 	setsockopt(p.end[0].fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)); // no TIME_WAIT: ports are few
+	close(p.end[0].fd);
+	p.end[0].fd = -1;
+	must(end_recv_comes_back(&p.end[1], meanwhile.random % 2));
+	must(end_send_comes_back(&p.end[1]));
 	pair_close(&p);
 	return 0;
 }

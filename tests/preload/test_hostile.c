@@ -24,6 +24,7 @@
 
 struct board {
 	_Atomic int stop;
+	_Atomic int lie, lied;
 	_Atomic uint64_t written;   // by hostile processes into shared memory
 	_Atomic uint64_t truncated; // regions that let themselves be made shorter
 	_Atomic uint64_t echoed, on_ring; // honest bytes
@@ -290,6 +291,33 @@ static int hostile_main(char **argv)
 	return 0;
 }
 
+// Honest until it is told to lie: then it says that it put more into each ring than fits there.
+static int liar_main(char **argv)
+{
+	char data[100];
+	int fd;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	map_board(atoi(argv[4]));
+	fd = connect_to(atoi(argv[2]), atoi(argv[3]));
+	peer_settle(fd, false);
+	memset(data, 'x', sizeof(data));
+	assert_returns(send(fd, data, sizeof(data), 0), sizeof(data));
+	while (!atomic_load(&board->lie))
+		nap_ms(1);
+	find_regions();
+	for (unsigned i = 0; i < evil.count; i++) {
+		const struct rlm_region_shared *header = (const void *)evil.region[i].start;
+
+		for (unsigned k = 0; evil.region[i].mine && k < header->slots; k++)
+			evil.region[i].slots[k].head += 1u << 30;
+	}
+	atomic_store(&board->lied, 1);
+	while (!atomic_load(&board->stop)) // until it is killed
+		nap_ms(100);
+	return 0;
+}
+
 // -- the honest process --
 
 static void note_ring(int fd)
@@ -523,6 +551,54 @@ static void one_hostile(int family, int listener, const struct server *honest, u
 	}
 }
 
+static void open_board(void)
+{
+	board_fd = memfd_create("board", 0);
+	assert_returns(ftruncate(board_fd, sizeof(*board)), 0);
+	map_board(board_fd);
+}
+
+static void close_board(void)
+{
+	munmap(board, sizeof(*board));
+	close(board_fd);
+}
+
+static int peek_half(void *arg)
+{
+	char data[50];
+
+	return (int)recv(*(int *)arg, data, sizeof(data), MSG_PEEK);
+}
+
+// What was there when the last call looked is enough for this one, and now the peer says what cannot be.
+static void peek_at_lies(void **state)
+{
+	int family = *(int *)*state, listener = listener_open(family), fd, n;
+	struct sleeper sleeper;
+	char data[10];
+	pid_t pid;
+
+	open_board();
+	pid = start("--liar", family, listener, 0);
+	assert_that(wait_for(listener, POLLIN, DEADLINE_MS));
+	fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	assert_that(fd >= 0);
+	peer_settle(fd, true);
+	assert_returns(recv(fd, data, sizeof(data), MSG_WAITALL), sizeof(data));
+	atomic_store(&board->lie, 1);
+	while (!atomic_load(&board->lied))
+		nap_ms(1);
+	sleeper_start(&sleeper, peek_half, &fd);
+	n = sleeper_join(&sleeper);
+	assert_that(n > 0 || (n < 0 && errno == ECONNRESET));
+	close(fd);
+	kill(pid, SIGKILL);
+	assert_returns(waitpid(pid, NULL, 0), pid);
+	close(listener);
+	close_board();
+}
+
 static void scribbles(void **state)
 {
 	int family = *(int *)*state, hostile = listener_open(family), listener = listener_open(family);
@@ -532,9 +608,7 @@ static void scribbles(void **state)
 	pid_t pid;
 
 	printf("RLM_TEST_SEED=%u\n", seed);
-	board_fd = memfd_create("board", 0);
-	assert_returns(ftruncate(board_fd, sizeof(*board)), 0);
-	map_board(board_fd);
+	open_board();
 	pid = start("--honest", family, listener, 0);
 	serve(honest, HONEST, listener, serve_honest, 0);
 	while (now_ms() < end) {
@@ -550,18 +624,19 @@ static void scribbles(void **state)
 	assert_returns(board->truncated, 0);
 	if (carrier_accelerates())
 		assert_that(board->written && board->on_ring);
-	munmap(board, sizeof(*board));
-	close(board_fd);
+	close_board();
 	close(hostile);
 	close(listener);
 }
 
 int main(int argc, char **argv)
 {
-	const struct CMUnitTest tests[] = {TEST_FAMILY(scribbles)};
+	const struct CMUnitTest tests[] = {TEST_FAMILY(peek_at_lies), TEST_FAMILY(scribbles)};
 
 	if (argc == 6 && !strcmp(argv[1], "--hostile"))
 		return hostile_main(argv);
+	if (argc == 6 && !strcmp(argv[1], "--liar"))
+		return liar_main(argv);
 	if (argc == 6 && !strcmp(argv[1], "--honest"))
 		return honest_main(argv);
 	return suite_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

@@ -258,6 +258,36 @@ int64_t end_recv_pattern(struct end *e, unsigned seed, uint64_t n, bool peek)
 	return r;
 }
 
+bool end_recv_comes_back(struct end *e, bool peeks)
+{
+	uint8_t data[1000];
+	int64_t r = -EAGAIN;
+
+	for (int looks = 0; looks < 100 && (r > 0 || r == -EAGAIN); looks++) {
+		if (peeks)
+			end_recv(e, data, sizeof(data), true);
+		r = end_recv(e, data, sizeof(data), false);
+	}
+	return r == 0 || (r < 0 && r != -EAGAIN);
+}
+
+// As send_all() does it when TCP has told that the peer closed.
+bool end_send_comes_back(struct end *e)
+{
+	const uint8_t data[1000] = {0};
+	uint64_t deadline = now_ms() + 2000;
+	int64_t r;
+
+	e->b.tx_stop = 1;
+	e->b.tx_fast = 0;
+	do {
+		r = end_send(e, data, sizeof(data));
+		if (r == -EAGAIN)
+			cutover_tx_need(&e->b);
+	} while ((r > 0 || r == -EAGAIN) && now_ms() < deadline);
+	return r < 0 && r != -EAGAIN;
+}
+
 uint64_t random_next(uint64_t *state)
 {
 	uint64_t z = *state += 0x9e3779b97f4a7c15u;

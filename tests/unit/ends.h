@@ -72,6 +72,11 @@ int64_t end_recv(struct end *e, void *data, uint64_t n, bool peek);
 int64_t end_send_pattern(struct end *e, unsigned seed, uint64_t n);
 int64_t end_recv_pattern(struct end *e, unsigned seed, uint64_t n, bool peek);
 
+// The peer is dead, and what it wrote stays as it is: does a thread that sends or receives, and looks again as long as it is told to wait,
+// come back? peeks: it looks before each receive.
+bool end_recv_comes_back(struct end *e, bool peeks);
+bool end_send_comes_back(struct end *e);
+
 uint64_t random_next(uint64_t *state);
 uint64_t random_below(uint64_t *state, uint64_t limit);
 uint64_t now_ms(void);

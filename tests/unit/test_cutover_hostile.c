@@ -217,8 +217,17 @@ static void puppet_tcp_nonsense(uint64_t *random)
 	sys_send(S->fd, frames + from, 1 + random_below(random, 11 - from), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-// Whatever the peer writes and sends: no access outside, no call that does not come back. Guard pages and sanitizers
-// see to it.
+static void cutover_rx_while_inside(uint64_t *random)
+{
+	uint64_t available;
+
+	R->conn.rx_inflight = 1 + (uint32_t)random_below(random, 2);
+	cutover_rx(&R->conn, &R->b, R->fd, &available);
+	R->conn.rx_inflight = 0;
+}
+
+// Whatever the peer writes and sends: no access outside, no call that does not come back, and nobody who waits for it once it is dead.
+// Guard pages and sanitizers see to the first.
 static void test_scribbling_peer(void **state)
 {
 	uint64_t deadline = now_ms() + 2500;
@@ -247,6 +256,8 @@ static void test_scribbling_peer(void **state)
 			case 4:
 				if (random_below(&random, 20) == 0)
 					shutdown(S->fd, SHUT_WR);
+				else // the helper thread looks, while another one is in the kernel
+					cutover_rx_while_inside(&random);
 				break;
 			case 5:
 			case 6:
@@ -257,6 +268,14 @@ static void test_scribbling_peer(void **state)
 					 random_below(&random, 4) == 0);
 			}
 		}
+		close(S->fd);
+		S->fd = -1;
+		if (!end_recv_comes_back(R, seed % 2))
+			fail_msg("seed %lu: a receiver waits for one who is dead; state %u round %u asked %u past %u frames %u", (unsigned long)seed,
+				 R->b.rx_state, R->b.rx_round, R->b.rx_asked, R->b.rx_past, R->b.frame_got);
+		if (!end_send_comes_back(R))
+			fail_msg("seed %lu: a sender waits for one who is dead; state %u round %u stop %u need %u probed %u dead %u", (unsigned long)seed,
+				 R->b.tx_state, R->b.tx_round, R->b.tx_stop, R->b.tx_need, R->b.tx_probed, R->b.tx_dead);
 		restart();
 	}
 }
