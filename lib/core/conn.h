@@ -135,7 +135,7 @@ struct rlm_bound {
 	uint64_t idle_head;            // head at the helper's last look
 	_Atomic uint32_t tx_blocked;   // sends that found too little room and did not wait
 	uint8_t tx_punched;            // the idle ring's memory went back to the system
-	uint8_t tx_full;               // a send found too little room, and the helper looks whether the peer reads
+	uint8_t tx_full;               // somebody found too little room, and the helper looks whether the peer reads
 	uint64_t full_tail;            // the peer's tail at its last look, and since when it stands there
 	uint64_t full_ms;
 	struct rlm_habit tx_habit;     // of tx_lock

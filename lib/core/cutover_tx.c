@@ -215,14 +215,22 @@ static void publish_wish(struct rlm_bound *b)
 
 // The peer has closed its side, and may be gone altogether: only real bytes make its kernel say so. What it read before it closed is seen
 // here, after its close: if that was all, there is nothing to find out before the next send.
-static void probe(struct rlm_bound *b, int fd)
+static void probe(struct rlm_bound *b)
 {
 	const uint8_t frame = RLM_FRAME_END;
 
-	if (b->tx_probed || sys_poll_now(fd, POLLRDHUP) <= 0 || ring_is_empty(&b->tx))
+	if (b->tx_probed || ring_is_empty(&b->tx))
 		return;
 	b->tx_probed = 1;
 	owe(b, &frame, 1);
+}
+
+void cutover_tx_doubt(struct rlm_bound *b, int fd)
+{
+	if (b->tx_state != TX_RING || b->tx_dead)
+		return;
+	probe(b);
+	pay(b, fd, false);
 }
 
 static bool peer_has_answered_probe(const struct rlm_bound *b, int fd)
@@ -246,7 +254,8 @@ static void end_if_wanted(struct rlm_bound *b, int fd)
 		b->tx_lazy = 1;
 	} else if (wanted) {
 		publish_wish(b);
-		probe(b, fd);
+		if (sys_poll_now(fd, POLLRDHUP) > 0)
+			probe(b);
 	}
 }
 

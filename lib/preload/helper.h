@@ -21,7 +21,7 @@ static inline void helper_ensure(void)
 }
 // Somebody used a connection whose idle ring was given back to the system.
 void helper_note_activity(void);
-// A send found its ring full. tx_lock held.
+// A send, or who waits for room, found its ring full. tx_lock held.
 void helper_note_full(struct rlm_bound *b);
 // The last descriptor of a promoted connection in this process was closed, others of the family have it.
 void helper_note_lent(void);

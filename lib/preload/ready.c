@@ -77,6 +77,8 @@ static void look_at_sending(struct rlm_conn *c, int fd, uint32_t asked, uint32_t
 			r->events &= ~(uint32_t)WRITABLE;
 		if (has_room(b))
 			r->events |= WRITABLE;
+		else
+			helper_note_full(b);
 	} else {
 		if (!(asked & WRITABLE))
 			r->events |= (uint32_t)sys_poll_now(fd, WRITABLE) & WRITABLE;

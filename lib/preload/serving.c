@@ -244,6 +244,8 @@ static void relieve(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	stream_note_tx(c, b);
 }
 
+#define DOUBT_MS 2000u // after which a receiver that was asked to take the round back may be dead, and not only slow
+
 static void relieve_one(struct rlm_conn *c)
 {
 	int fd = helper_pin(c);
@@ -263,9 +265,11 @@ static void relieve_one(struct rlm_conn *c)
 		if (!b->tx_full || tail != b->full_tail) {
 			b->full_tail = tail;
 			b->full_ms = full.now_ms;
-		} else if (full.now_ms - b->full_ms >= settings.full_ms) {
+		} else if (full.now_ms - b->full_ms >= settings.full_ms && !b->tx_need) {
 			relieve(c, b, fd);
 			relieved = true;
+		} else if (b->tx_need && full.now_ms - b->full_ms >= settings.full_ms + DOUBT_MS) {
+			cutover_tx_doubt(b, fd);
 			b->tx_full = 0;
 		}
 		full.others |= b->tx_full;

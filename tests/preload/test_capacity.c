@@ -98,6 +98,62 @@ static void both_write_much_first(void **state)
 	}
 }
 
+// Room is waited for before each send, so that none finds too little of it.
+static void pieces_when_writable(void **state)
+{
+	struct pair *p = *state;
+	unsigned char out[1000];
+
+	for (unsigned done = 0; done < LARGE; done += sizeof(out)) {
+		pattern_fill(out, 1, done, sizeof(out));
+		assert_that(wait_for(p->a, POLLOUT, DEADLINE_MS));
+		assert_returns(send(p->a, out, sizeof(out), MSG_DONTWAIT), sizeof(out));
+	}
+	recv_pattern(p->b, 1, 0, LARGE);
+}
+
+static int send_much(void *arg)
+{
+	static const char out[LARGE];
+	ssize_t n;
+
+	while ((n = send(*(int *)arg, out, sizeof(out), MSG_NOSIGNAL)) > 0)
+		;
+	return (int)n;
+}
+
+static void sends_much(int fd, void *arg)
+{
+	send_much(&fd);
+}
+
+static void wait_until_still(int fd)
+{
+	int now = 0, before;
+
+	do {
+		before = now;
+		nap_ms(300); // longer than a full ring remains the carrier
+		assert_returns(ioctl(fd, FIONREAD, &now), 0);
+	} while (now != before || !now);
+}
+
+// Neither side reads, and one is killed: its end of the stream comes behind all that it sent, and finds no room. What it has not read makes
+// its kernel say more.
+static void killed_while_both_are_full(void **state)
+{
+	struct sleeper sleeper;
+	struct peer peer;
+
+	peer_start(&peer, *(int *)*state, sends_much, NULL);
+	wait_until_still(peer.fd);
+	sleeper_start(&sleeper, send_much, &peer.fd);
+	kill(peer.pid, SIGKILL);
+	assert_returns(waitpid(peer.pid, NULL, 0), peer.pid);
+	assert_fails(sleeper_join(&sleeper), ECONNRESET);
+	close(peer.fd);
+}
+
 static void send_when_writable(int fd, uint64_t offset, bool (*writable)(int fd))
 {
 	static unsigned char out[LARGE];
@@ -168,6 +224,8 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(both_write_much_first),
     TEST_SETTLED(much_when_poll_says),
     TEST_SETTLED(much_when_epoll_says),
+    TEST_SETTLED(pieces_when_writable),
+    TEST_FAMILY(killed_while_both_are_full),
 };
 // clang-format on
 
