@@ -171,7 +171,8 @@ unsigned flow_pause(struct flow *flow, struct rng *rng);
 
 // --- worker.c: connections of a worker, one or two threads for each
 
-_Noreturn void worker_run(struct worker *worker);
+// With the arguments that the supervisor gives.
+int worker_main(int argc, char **argv);
 // A connected socket whose header is sent; -1: it did not come about.
 int worker_connect(struct worker *worker, uint32_t *record);
 // A socket from the listener whose header was read; -1: none.

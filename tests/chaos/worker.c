@@ -8,10 +8,12 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -196,7 +198,7 @@ static void run_server_threads(struct worker *worker, int listener)
 	pthread_mutex_unlock(&accepted.lock);
 }
 
-_Noreturn void worker_run(struct worker *worker)
+static _Noreturn void worker_run(struct worker *worker)
 {
 	int listener = worker->side == SERVER ? worker_listen(worker) : -1;
 	pthread_t thread[64];
@@ -213,4 +215,28 @@ _Noreturn void worker_run(struct worker *worker)
 			pthread_join(thread[i], NULL);
 	}
 	exit(0);
+}
+
+int worker_main(int argc, char **argv)
+{
+	static struct worker worker;
+	const struct incarnation *incarnation;
+
+	if (argc != 7)
+		return 2;
+	worker.board = mmap(NULL, sizeof(struct board), PROT_READ | PROT_WRITE, MAP_SHARED, BOARD_FD, 0);
+	if (worker.board == MAP_FAILED)
+		return 2;
+	signal(SIGPIPE, SIG_IGN);
+	worker.self = (uint32_t)strtoul(argv[1], NULL, 10);
+	worker.seed = strtoull(argv[2], NULL, 10);
+	worker.connections = (unsigned)strtoul(argv[3], NULL, 10);
+	worker.calm = argv[4][0] == '1';
+	worker.address = argv[5];
+	worker.port = argv[6];
+	incarnation = &worker.board->incarnation[worker.self];
+	worker.side = incarnation->side;
+	worker.style = incarnation->style;
+	worker.pair = incarnation->pair;
+	worker_run(&worker);
 }
