@@ -1,195 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Connected TCP pairs in every carrier state, and checks, for the differential tests.
+// Connected TCP pairs in every carrier state.
 #include "pair.h"
-
-#include <stdatomic.h>
-#include <time.h>
 
 #include <rlm/rlm.h>
 
-int pair_family_4 = AF_INET, pair_family_6 = AF_INET6;
-volatile sig_atomic_t signal_count;
-
-static pthread_t main_thread;
-static pid_t main_pid;
 static unsigned pairs_made;
-
-enum carrier carrier(void)
-{
-	static const char *const names[] = {
-	    [CARRIER_BARE] = "bare",
-	    [CARRIER_PLAIN] = "plain",
-	    [CARRIER_RING] = "ring",
-	    [CARRIER_RING_SMALL] = "ring-small",
-	    [CARRIER_PROMOTE_MID] = "promote-mid",
-	    [CARRIER_DEMOTE_MID] = "demote-mid",
-	    [CARRIER_FLAP] = "flap",
-	};
-	const char *name = getenv("RLM_TEST_CARRIER");
-
-	if (!name)
-		return CARRIER_BARE;
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-		if (!strcmp(name, names[i]))
-			return i;
-	fprintf(stderr, "RLM_TEST_CARRIER=%s is not a carrier state\n", name);
-	exit(2);
-}
-
-bool carrier_accelerates(void)
-{
-	return carrier() >= CARRIER_RING;
-}
-
-bool carrier_is_ring(void)
-{
-	return carrier() == CARRIER_RING || carrier() == CARRIER_RING_SMALL;
-}
-
-// -- checks --
-
-void check_failed(const char *file, int line, const char *format, ...)
-{
-	int error = errno;
-	char text[512];
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(text, sizeof(text), format, args);
-	va_end(args);
-	fprintf(stderr, "%s:%d: %s (errno %s)\n", file, line, text,
-		strerrorname_np(error) ? strerrorname_np(error) : "?");
-	if (getpid() != main_pid)
-		_exit(99);
-	if (!pthread_equal(pthread_self(), main_thread))
-		abort();
-	_fail(file, line);
-}
-
-void check_returns(long got, long want, const char *call, const char *file, int line)
-{
-	if (got != want)
-		check_failed(file, line, "%s = %ld, not %ld", call, got, want);
-}
-
-void check_fails(long got, int error, const char *call, const char *file, int line)
-{
-	if (got != -1 || errno != error)
-		check_failed(file, line, "%s = %ld, not -1 with %s", call, got, strerrorname_np(error));
-}
-
-void check_bytes(const void *actual, const void *expected, size_t size, const char *file, int line)
-{
-	const unsigned char *a = actual, *e = expected;
-
-	for (size_t i = 0; i < size; i++)
-		if (a[i] != e[i])
-			check_failed(file, line, "byte %zu of %zu is %#x, not %#x", i, size, a[i], e[i]);
-}
-
-// -- time, signals, threads --
-
-int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
-}
-
-void nap_ms(int ms)
-{
-	int64_t end = now_ms() + ms;
-
-	while (now_ms() < end)
-		syscall(SYS_poll, NULL, 0, (int)(end - now_ms()));
-}
-
-static void count_signal(int signal)
-{
-	signal_count++;
-}
-
-void catch_signal(int signal, int flags)
-{
-	struct sigaction action = {.sa_handler = count_signal, .sa_flags = flags};
-
-	signal_count = 0;
-	assert_returns(sigaction(signal, &action, NULL), 0);
-}
-
-static char task_state(pid_t pid, pid_t tid)
-{
-	char path[64], text[256] = "";
-	char *state;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return 'X';
-	if (read(fd, text, sizeof(text) - 1) < 0)
-		text[0] = 0;
-	close(fd);
-	state = strrchr(text, ')');
-	return state ? state[2] : 'X';
-}
-
-// The task sleeps when three looks in a row say so; the bounded spinning before a sleep is over then.
-void wait_asleep(pid_t pid, pid_t tid)
-{
-	int64_t deadline = now_ms() + DEADLINE_MS;
-
-	for (int seen = 0; seen < 3 && now_ms() < deadline;) {
-		seen = task_state(pid, tid) == 'S' ? seen + 1 : 0;
-		nap_ms(2);
-	}
-}
-
-static void *sleeper_main(void *arg)
-{
-	struct sleeper *sleeper = arg;
-	int64_t start = now_ms();
-
-	atomic_store(&sleeper->tid, (int)syscall(SYS_gettid));
-	errno = 0;
-	sleeper->result = sleeper->fn(sleeper->arg);
-	sleeper->error = errno;
-	sleeper->took_ms = now_ms() - start;
-	return NULL;
-}
-
-void sleeper_start(struct sleeper *sleeper, int (*fn)(void *), void *arg)
-{
-	*sleeper = (struct sleeper){.fn = fn, .arg = arg};
-	assert_returns(pthread_create(&sleeper->thread, NULL, sleeper_main, sleeper), 0);
-	while (!atomic_load(&sleeper->tid))
-		nap_ms(1);
-	wait_asleep(getpid(), sleeper->tid);
-}
-
-bool sleeper_done(struct sleeper *sleeper, int timeout_ms)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += timeout_ms / 1000;
-	until.tv_nsec += timeout_ms % 1000 * 1000000L;
-	if (until.tv_nsec >= 1000000000L) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000L;
-	}
-	return pthread_timedjoin_np(sleeper->thread, NULL, &until) == 0;
-}
-
-int sleeper_join(struct sleeper *sleeper)
-{
-	assert_that(sleeper_done(sleeper, DEADLINE_MS));
-	errno = sleeper->error;
-	return sleeper->result;
-}
-
-// -- sockets --
 
 static socklen_t loopback(struct sockaddr_storage *address, int family, int port)
 {
@@ -249,6 +64,23 @@ int listener_connect(int listener)
 	assert_returns(connect(fd, (struct sockaddr *)&address, size), 0);
 	return fd;
 }
+
+void set_nonblocking(int fd, bool on)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	assert_that(flags >= 0);
+	assert_returns(fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK), 0);
+}
+
+void set_timeout(int fd, int option, int ms)
+{
+	struct timeval time = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+
+	assert_returns(setsockopt(fd, SOL_SOCKET, option, &time, sizeof(time)), 0);
+}
+
+// -- both ends in this process --
 
 void pair_open(struct pair *pair, int family)
 {
@@ -417,6 +249,8 @@ void pair_check_used(struct pair *pair, uint64_t bytes)
 	}
 }
 
+// -- one end in another process --
+
 // The leader sends 's'; the other answers 'y' when it has both directions on the ring, else 'n'. The leader ends it
 // with 'g'.
 void peer_settle(int fd, bool leads)
@@ -468,235 +302,10 @@ void peer_start(struct peer *peer, int family, void (*fn)(int fd, void *arg), vo
 	peer_settle(peer->fd, true);
 }
 
-void child_finish(pid_t pid)
-{
-	int64_t deadline = now_ms() + DEADLINE_MS;
-	int status;
-
-	while (waitpid(pid, &status, WNOHANG) == 0) {
-		if (now_ms() > deadline) {
-			kill(pid, SIGKILL);
-			waitpid(pid, &status, 0);
-			check_failed(__FILE__, __LINE__, "the child process does not end");
-		}
-		nap_ms(1);
-	}
-	if (!WIFEXITED(status) || WEXITSTATUS(status))
-		check_failed(__FILE__, __LINE__, "the child process ended with wait status %#x", status);
-}
-
 void peer_finish(struct peer *peer)
 {
 	if (peer->fd >= 0)
 		close(peer->fd);
 	peer->fd = -1;
 	child_finish(peer->pid);
-}
-
-// -- bytes --
-
-static uint64_t pattern_word(uint32_t seed, uint64_t index)
-{
-	uint64_t z = (index + 1 + ((uint64_t)seed << 32)) * 0x9e3779b97f4a7c15ull;
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-	return z ^ (z >> 27);
-}
-
-void pattern_fill(void *buffer, uint32_t seed, uint64_t offset, size_t size)
-{
-	unsigned char *bytes = buffer;
-
-	for (size_t i = 0; i < size; i++)
-		bytes[i] = pattern_word(seed, (offset + i) >> 3) >> ((offset + i) & 7) * 8;
-}
-
-void pattern_check(const void *buffer, uint32_t seed, uint64_t offset, size_t size)
-{
-	const unsigned char *bytes = buffer;
-
-	for (size_t i = 0; i < size; i++) {
-		unsigned char want = pattern_word(seed, (offset + i) >> 3) >> ((offset + i) & 7) * 8;
-		if (bytes[i] != want)
-			check_failed(__FILE__, __LINE__, "byte %llu of stream %u is %#x, not %#x",
-				     (unsigned long long)(offset + i), seed, bytes[i], want);
-	}
-}
-
-unsigned next_random(unsigned *seed)
-{
-	*seed = *seed * 1664525u + 1013904223u;
-	return *seed >> 8;
-}
-
-void send_pattern(int fd, uint32_t seed, uint64_t offset, size_t size)
-{
-	unsigned char buffer[8192];
-
-	while (size) {
-		size_t part = size < sizeof(buffer) ? size : sizeof(buffer);
-		ssize_t sent;
-
-		pattern_fill(buffer, seed, offset, part);
-		sent = send(fd, buffer, part, MSG_NOSIGNAL);
-		if (sent < 0 && errno == EAGAIN) {
-			assert_that(wait_for(fd, POLLOUT, DEADLINE_MS));
-			continue;
-		}
-		assert_that(sent > 0);
-		offset += sent;
-		size -= sent;
-	}
-}
-
-void recv_pattern(int fd, uint32_t seed, uint64_t offset, size_t size)
-{
-	unsigned char buffer[8192];
-
-	while (size) {
-		ssize_t got = recv(fd, buffer, size < sizeof(buffer) ? size : sizeof(buffer), 0);
-
-		if (got < 0 && errno == EAGAIN) {
-			assert_that(wait_for(fd, POLLIN, DEADLINE_MS));
-			continue;
-		}
-		assert_that(got > 0);
-		pattern_check(buffer, seed, offset, got);
-		offset += got;
-		size -= got;
-	}
-}
-
-void recv_end(int fd)
-{
-	char byte;
-
-	assert_that(wait_for(fd, POLLIN, DEADLINE_MS));
-	assert_returns(recv(fd, &byte, 1, 0), 0);
-}
-
-void send_text(int fd, const char *text)
-{
-	assert_returns(send(fd, text, strlen(text), MSG_NOSIGNAL), strlen(text));
-}
-
-void recv_text(int fd, const char *text)
-{
-	char buffer[4096];
-	size_t want = strlen(text), have = 0;
-
-	assert_that(want < sizeof(buffer));
-	while (have < want) {
-		ssize_t got = recv(fd, buffer + have, want - have, 0);
-		if (got < 0 && errno == EAGAIN) {
-			assert_that(wait_for(fd, POLLIN, DEADLINE_MS));
-			continue;
-		}
-		assert_that(got > 0);
-		have += got;
-	}
-	assert_bytes(buffer, text, want);
-}
-
-bool wait_for(int fd, short events, int timeout_ms)
-{
-	struct pollfd item = {.fd = fd, .events = events};
-
-	return poll(&item, 1, timeout_ms) == 1 && (item.revents & events);
-}
-
-size_t fill_socket(int fd, uint32_t seed)
-{
-	unsigned char buffer[4096];
-	size_t total = 0;
-
-	for (;;) {
-		ssize_t sent;
-
-		pattern_fill(buffer, seed, total, sizeof(buffer));
-		sent = send(fd, buffer, sizeof(buffer), MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (sent > 0) {
-			total += sent;
-			continue;
-		}
-		assert_that(sent == -1 && errno == EAGAIN);
-		// TCP moves queued bytes to the peer for a moment yet.
-		if (!wait_for(fd, POLLOUT, QUIET_MS))
-			return total;
-	}
-}
-
-void drain_socket(int fd, uint32_t seed, uint64_t offset, size_t size)
-{
-	recv_pattern(fd, seed, offset, size);
-	assert_that(!wait_for(fd, POLLIN, 0));
-}
-
-void set_nonblocking(int fd, bool on)
-{
-	int flags = fcntl(fd, F_GETFL);
-
-	assert_that(flags >= 0);
-	assert_returns(fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK), 0);
-}
-
-void set_timeout(int fd, int option, int ms)
-{
-	struct timeval time = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
-
-	assert_returns(setsockopt(fd, SOL_SOCKET, option, &time, sizeof(time)), 0);
-}
-
-// -- tests --
-
-int setup_fresh(void **state)
-{
-	int family = *(int *)*state;
-	struct pair *pair = malloc(sizeof(*pair));
-
-	assert_that(pair);
-	pair_open(pair, family);
-	*state = pair;
-	return 0;
-}
-
-int setup_settled(void **state)
-{
-	setup_fresh(state);
-	pair_settle(*state);
-	return 0;
-}
-
-int teardown_pair(void **state)
-{
-	pair_close(*state);
-	free(*state);
-	return 0;
-}
-
-static bool has_ipv6(void)
-{
-	int listener = listener_open(AF_INET6);
-
-	if (listener < 0)
-		return false;
-	close(listener);
-	return true;
-}
-
-int suite_main(int argc, char **argv, const struct CMUnitTest *tests, size_t count)
-{
-	main_thread = pthread_self();
-	main_pid = getpid();
-	carrier();
-	if (!has_ipv6())
-		cmocka_set_skip_filter("*/6");
-	if (argc > 1 && !strcmp(argv[1], "--list")) {
-		for (size_t i = 0; i < count; i++)
-			puts(tests[i].name);
-		return 0;
-	}
-	if (argc > 1)
-		cmocka_set_test_filter(argv[1]);
-	return _cmocka_run_group_tests(argv[0], tests, count, NULL, NULL) ? 1 : 0;
 }
