@@ -340,7 +340,7 @@ static void test_light_duel(void **state)
 	world_start(false);
 	duel = duel_published = 0;
 	assert_int_equal(pthread_create(&sending, NULL, duel_sender, NULL), 0);
-	for (i = 1; now_ms() < end; i++) {
+	for (i = 1; i <= 100 || now_ms() < end; i++) {
 		bell = atomic_load(&sender->bell);
 		wake_be_light(rx);
 		atomic_store_explicit(&duel, i, memory_order_release);
@@ -353,7 +353,6 @@ static void test_light_duel(void **state)
 	}
 	atomic_store(&duel, DUELS_END);
 	pthread_join(sending, NULL);
-	assert_true(i > 100);
 	world_stop();
 }
 
