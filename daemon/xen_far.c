@@ -309,6 +309,16 @@ void rlmd_far_leave_all(struct rlmd_far *far)
 	}
 }
 
+void rlmd_far_abandon(struct rlmd_far *far)
+{
+	struct rlmd_far_link *link, *next;
+
+	HASH_ITER (hh, far->by_id, link, next) {
+		waiting_refuse(far, link);
+		link->parts = NULL;
+	}
+}
+
 void rlmd_far_half(struct rlmd_far *far, const struct rlmd_wire_half *half)
 {
 	struct rlmd_far_link *link = link_find(far, half->link);

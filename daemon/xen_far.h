@@ -29,6 +29,8 @@ void rlmd_far_deliver(struct rlmd_far *far, struct rlmd_client *client, unsigned
 bool rlmd_far_leave(struct rlmd_far *far, struct rlmd_client *client, const union rlm_msg *msg);
 // Tells LEAVE to all that have a link. The other sides hear of it elsewhere.
 void rlmd_far_leave_all(struct rlmd_far *far);
+// The domain is at another place: what is open of links that are being made is forgotten, and not closed, which would be a BUG of the kernel's.
+void rlmd_far_abandon(struct rlmd_far *far);
 // What the other side has made.
 void rlmd_far_half(struct rlmd_far *far, const struct rlmd_wire_half *half);
 // The process will not touch the slot again. False: no such link here.

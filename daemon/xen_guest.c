@@ -431,6 +431,7 @@ static void moved_open(struct rlmd_broker *broker)
 	log_error("this domain was moved without notice, with channels open; streams that were in the middle of one are reset");
 	rlmd_event(&broker->events, "lost", "host", NULL, "moved without notice");
 	rlmd_pipe_abandon(&broker->xen->pipe);
+	rlmd_far_abandon(&broker->xen->far);
 	channel_forget(broker);
 	HASH_ITER (hh, broker->domains.by_cookie, domain, next)
 		rlmd_location_set(&domain->location, broker->domains.number(broker->domains.host, domain->cookie, ++domain->stay));

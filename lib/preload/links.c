@@ -143,6 +143,13 @@ int segment_add(const struct rlm_msg_segment *msg, const int fds[4])
 	return 0;
 }
 
+// What two domains had at another place. The kernel here knows nothing of those grants and ports: to give one back is an error, and a BUG that
+// ends the thread if it is a port. So descriptors and mappings stay until the process ends.
+static bool is_out_of_reach(const struct link *l)
+{
+	return l->control_channel >= 0 && *l->here != l->location;
+}
+
 static void segment_free(struct link *l, struct segment *s)
 {
 	struct segment **at = &l->segments;
@@ -150,11 +157,13 @@ static void segment_free(struct link *l, struct segment *s)
 	while (*at != s)
 		at = &(*at)->next;
 	*at = s->next;
-	sys_call2(SYS_munmap, s->mine, s->size);
-	sys_call2(SYS_munmap, s->peer, s->size);
 	fd_close_internal(s->doorbell_mine);
-	fd_close_internal(s->doorbell_peer);
-	fd_close_internal(s->channel);
+	if (!is_out_of_reach(l)) {
+		sys_call2(SYS_munmap, s->mine, s->size);
+		sys_call2(SYS_munmap, s->peer, s->size);
+		fd_close_internal(s->doorbell_peer);
+		fd_close_internal(s->channel);
+	}
 	unmap(s, sizeof(*s));
 }
 
@@ -168,8 +177,10 @@ static void link_free_if_empty(struct link *l)
 		at = &(*at)->next;
 	*at = l->next;
 	fd_close_internal(l->control_mine);
-	fd_close_internal(l->control_peer);
-	fd_close_internal(l->control_channel);
+	if (!is_out_of_reach(l)) {
+		fd_close_internal(l->control_peer);
+		fd_close_internal(l->control_channel);
+	}
 	unmap(l, sizeof(*l));
 }
 
