@@ -50,6 +50,8 @@ hosts_start() {
 	bed_host=b bed_dom0=hostb bed_domains=()
 	bed_start "$directory/b" pvh || return 1
 	bed_dom0=dom0 bed_domains=(u1 u2)
+	# As hosts are set up that have busy domains, or a migration and all networking wait for these.
+	on dom0 'xl sched-credit2 -d 0 -w 4096' && on hostb 'xl sched-credit2 -d 0 -w 4096'
 }
 
 hosts_stop() {

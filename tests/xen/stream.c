@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Checked streams, both ways at a time, at a steady pace. Tells the longest time in which nothing came.
+// Checked streams, both ways at a time, at a steady pace. Tells every second how much came, and each time in which nothing came, if it was long.
 //
 //   xen-stream serve PORT                     one connection
 //   xen-stream run ADDRESS PORT SECONDS
@@ -9,6 +9,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -23,6 +25,7 @@
 
 #define PIECE	 32768 // at most; half of them have less than 200 bytes
 #define PAUSE_NS 10000000
+#define LONG	 0.1 // s
 
 static int sock;
 static double until; // 0: as long as the peer
@@ -33,6 +36,8 @@ static _Noreturn void fail(const char *what, uint64_t at, const char *why)
 {
 	printf("failed: %s at %llu: %s\n", what, (unsigned long long)at, why);
 	fflush(stdout);
+	while (!atomic_load(&over)) // keeps what it has until it is told to end
+		poll(NULL, 0, 100);
 	_exit(1);
 }
 
@@ -93,13 +98,42 @@ static void *sender(void *seed)
 	return NULL;
 }
 
+// The kernel tells an error once: after the sender's thread was told of a reset, a receive finds an end.
+static const char *why_it_ends(void)
+{
+	struct tcp_info info = {0};
+	socklen_t size = sizeof(info);
+
+	getsockopt(sock, IPPROTO_TCP, TCP_INFO, &info, &size);
+	return info.tcpi_state == TCP_CLOSE ? strerror(ECONNRESET) : "the end comes where it should not";
+}
+
+struct heard {
+	double last, told, longest;
+};
+
+static void heard(struct heard *heard, uint64_t position)
+{
+	double at = now(), pause = at - heard->last;
+
+	if (pause > LONG)
+		printf("pause %.0f ms\n", pause * 1e3);
+	if (at - heard->told > 1) {
+		printf("at %llu\n", (unsigned long long)position);
+		heard->told = at;
+	}
+	fflush(stdout);
+	if (pause > heard->longest)
+		heard->longest = pause;
+	heard->last = at;
+}
+
 // What comes before the last eight bytes is the stream.
-static uint64_t receive(uint64_t seed, double *longest)
+static uint64_t receive(uint64_t seed, struct heard *pauses)
 {
 	uint8_t data[2 * PIECE + 8], right[2 * PIECE];
 	uint64_t position = 0, told;
 	size_t kept = 0;
-	double last = now();
 
 	for (;;) {
 		ssize_t n = recv(sock, data + kept, 2 * PIECE, 0);
@@ -108,9 +142,7 @@ static uint64_t receive(uint64_t seed, double *longest)
 			fail("recv", position, strerror(errno));
 		if (n == 0)
 			break;
-		if (now() - last > *longest)
-			*longest = now() - last;
-		last = now();
+		heard(pauses, position);
 		kept += (size_t)n;
 		if (kept > 8) {
 			pattern(right, position, kept - 8, seed);
@@ -123,22 +155,22 @@ static uint64_t receive(uint64_t seed, double *longest)
 	}
 	memcpy(&told, data, sizeof(told));
 	if (kept != 8 || told != position)
-		fail("recv", position, "the end comes where it should not");
+		fail("recv", position, why_it_ends());
 	return position;
 }
 
 static void both(uint64_t send_seed, uint64_t receive_seed)
 {
-	double longest = 0;
+	struct heard pauses = {.last = now()};
 	pthread_t thread;
 	uint64_t got;
 
 	if (pthread_create(&thread, NULL, sender, &send_seed))
 		fail("thread", 0, "cannot be made");
-	got = receive(receive_seed, &longest);
+	got = receive(receive_seed, &pauses);
 	atomic_store(&over, true);
 	pthread_join(thread, NULL);
-	printf("exact: sent %llu got %llu longest pause %.0f ms\n", (unsigned long long)sent, (unsigned long long)got, longest * 1e3);
+	printf("exact: sent %llu got %llu longest pause %.0f ms\n", (unsigned long long)sent, (unsigned long long)got, pauses.longest * 1e3);
 }
 
 static void serve(uint16_t port)
