@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,52 +13,6 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static struct broker broker;
-
-static int setup(void **state)
-{
-	broker_start(&broker, NULL);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	broker_stop(&broker);
-	return 0;
-}
-
-static void works(void)
-{
-	struct peer a, b;
-	struct bound at_a, at_b;
-	int tcp[2];
-
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
-	tcp_pair(AF_INET, "127.0.0.1", tcp);
-	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
-	offer_named(&b, 0, RLM_NAME_TUPLE, tcp[1], 0);
-	bound_expect(&a, &at_a);
-	bound_expect(&b, &at_b);
-	bound_close(&at_a);
-	bound_close(&at_b);
-	close_pair(tcp);
-	peer_close(&a);
-	peer_close(&b);
-}
-
-static unsigned open_files(void)
-{
-	char *text, command[64];
-	unsigned count;
-
-	snprintf(command, sizeof(command), "ls /proc/%d/fd | wc -l", (int)broker.pid);
-	text = output_of(0, "sh", "-c", command, NULL);
-	count = (unsigned)atoi(text);
-	free(text);
-	return count;
-}
 
 // Ends the session, and only that.
 static void bad(const void *msg, size_t size, unsigned fd_count, bool after_hello)
@@ -69,12 +22,12 @@ static void bad(const void *msg, size_t size, unsigned fd_count, bool after_hell
 	int sock;
 
 	if (after_hello) {
-		peer_open(&peer, &broker, "bad");
+		peer_open(&peer, &rlmd, "bad");
 		message_send(peer.sock, msg, size, fds, fd_count);
 		end_expect(peer.sock);
 		peer_close(&peer);
 	} else {
-		sock = broker_connect(&broker);
+		sock = broker_connect(&rlmd);
 		message_send(sock, msg, size, fds, fd_count);
 		end_expect(sock);
 		close(sock);
@@ -117,7 +70,7 @@ static void test_malformed(void **state)
 	bad(&hello, sizeof(hello), 0, false);
 	bad(&text, sizeof(text), 0, false);
 	bad(huge, sizeof(huge), 0, true);
-	works();
+	broker_works(&rlmd);
 }
 
 static void test_unknown_type(void **state)
@@ -126,7 +79,7 @@ static void test_unknown_type(void **state)
 	int zero = 0;
 	struct peer peer;
 
-	peer_open(&peer, &broker, "a");
+	peer_open(&peer, &rlmd, "a");
 	message_send(peer.sock, &msg, sizeof(msg), &zero, 1);
 	silence_expect(&peer);
 	peer_close(&peer);
@@ -149,11 +102,11 @@ static void test_garbage(void **state)
 
 			memcpy(noise, &header, sizeof(header));
 		}
-		peer_open(&peer, &broker, "noise");
+		peer_open(&peer, &rlmd, "noise");
 		message_send(peer.sock, noise, size, &zero, (unsigned)(i & 1));
 		peer_close(&peer);
 	}
-	works();
+	broker_works(&rlmd);
 }
 
 // Tables that lie: a file that is no memfd, one that shrinks later, impossible numbers.
@@ -166,27 +119,27 @@ static void test_tables(void **state)
 	assert_int_equal(pipe(pipes), 0);
 	fd = open("/dev/zero", O_RDWR);
 	for (int i = 0; i < 2; i++) {
-		sock = broker_connect(&broker);
+		sock = broker_connect(&rlmd);
 		hello_send(sock, i ? fd : pipes[0], -1, "liar");
 		end_expect(sock);
 		close(sock);
 	}
 	close(fd);
 	close_pair(pipes);
-	peer_open(&good, &broker, "shrinks");
+	peer_open(&good, &rlmd, "shrinks");
 	good.table->used = UINT32_MAX;
 	memset(good.entries, 0xff, 100 * sizeof(good.entries[0]));
-	text = output_of(0, RLMCTL_PATH, "--socket", broker.socket, "connections", NULL);
+	text = output_of(0, RLMCTL_PATH, "--socket", rlmd.socket, "connections", NULL);
 	free(text);
 	assert_int_equal(ftruncate(good.table_fd, 100), 0);
-	text = output_of(0, RLMCTL_PATH, "--socket", broker.socket, "connections", "--json", NULL);
+	text = output_of(0, RLMCTL_PATH, "--socket", rlmd.socket, "connections", "--json", NULL);
 	free(text);
-	text = output_of(0, RLMCTL_PATH, "--socket", broker.socket, "stats", NULL);
+	text = output_of(0, RLMCTL_PATH, "--socket", rlmd.socket, "stats", NULL);
 	free(text);
 	silence_expect(&good);
 	close(good.sock);
 	close(good.table_fd);
-	works();
+	broker_works(&rlmd);
 }
 
 // The tickets' page cannot be taken away under the broker.
@@ -205,7 +158,7 @@ static void test_tickets(void **state)
 	assert_int_equal(ftruncate(table, RLM_TABLE_OFFSET + CAPACITY * sizeof(struct rlm_conn_stat)), 0);
 	assert_int_equal(pwrite(table, &header, sizeof(header), 0), sizeof(header));
 	assert_int_equal(ftruncate(tickets, 4096), 0);
-	sock = broker_connect(&broker);
+	sock = broker_connect(&rlmd);
 	hello_send(sock, table, tickets, "shrinks");
 	assert_true(message_receive(sock, &answer, fds, 5000) > 0);
 	close(fds[0]);
@@ -217,7 +170,7 @@ static void test_tickets(void **state)
 	close(sock);
 	close(table);
 	close(tickets);
-	works();
+	broker_works(&rlmd);
 }
 
 // Too many offers of one process: the rest is told so, others are not hindered.
@@ -228,7 +181,7 @@ static void test_flood(void **state)
 	int tcp[2], fds[RLM_MSG_FDS_MAX];
 	unsigned limited = 0, named = 0, sent = 0;
 
-	peer_open(&a, &broker, "flood");
+	peer_open(&a, &rlmd, "flood");
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
 	while (sent < 20000) {
 		offer(&a, sent++, RLM_NAME_TUPLE, tcp[0]);
@@ -239,10 +192,10 @@ static void test_flood(void **state)
 	}
 	assert_int_equal(named, 20000);
 	assert_int_equal(limited, 20000 - 16384);
-	works();
+	broker_works(&rlmd);
 	close_pair(tcp);
 	peer_close(&a);
-	works();
+	broker_works(&rlmd);
 }
 
 // Who does not take answers is not listened to any more.
@@ -251,12 +204,12 @@ static void test_deaf(void **state)
 	struct peer a;
 	int tcp[2];
 
-	peer_open(&a, &broker, "deaf");
+	peer_open(&a, &rlmd, "deaf");
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
 	fcntl(a.sock, F_SETFL, O_NONBLOCK);
 	for (unsigned i = 0; i < 5000; i++)
 		offer(&a, i & 7, RLM_NAME_TUPLE, tcp[0]);
-	works();
+	broker_works(&rlmd);
 	close_pair(tcp);
 	peer_close(&a);
 }
@@ -270,8 +223,8 @@ static void test_deaf_to_others(void **state)
 	union rlm_msg msg;
 	int fds[RLM_MSG_FDS_MAX], listener = tcp_listen(AF_INET, "127.0.0.1", 0);
 
-	peer_open(&a, &broker, "deaf");
-	peer_open(&b, &broker, "b");
+	peer_open(&a, &rlmd, "deaf");
+	peer_open(&b, &rlmd, "b");
 	for (unsigned i = 0; i < COUNT; i++) {
 		tcp[i][0] = tcp_connect(AF_INET, NULL, 0, "127.0.0.1", tcp_port(listener));
 		tcp[i][1] = accept(listener, NULL, NULL);
@@ -280,10 +233,9 @@ static void test_deaf_to_others(void **state)
 	for (unsigned i = 0; i < COUNT; i++) {
 		offer(&b, i, RLM_NAME_TUPLE, tcp[i][1]);
 		while (message_receive(b.sock, &msg, fds, 0) > 0)
-			for (unsigned j = 0; j < RLM_MSG_FDS_MAX && fds[j] >= 0; j++)
-				close(fds[j]);
+			fds_close(fds);
 	}
-	works();
+	broker_works(&rlmd);
 	end_expect(a.sock);
 	for (unsigned i = 0; i < COUNT; i++)
 		close_pair(tcp[i]);
@@ -295,29 +247,46 @@ static void test_deaf_to_others(void **state)
 // The survivor is told that nothing more will be bound.
 static void test_peer_dies(void **state)
 {
-	struct peer a, b;
-	struct bound at_a, at_b;
+	struct couple c;
 	union rlm_msg msg;
-	int tcp[2], fds[RLM_MSG_FDS_MAX];
+	int fds[RLM_MSG_FDS_MAX];
 
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
-	tcp_pair(AF_INET, "127.0.0.1", tcp);
-	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
-	offer_named(&b, 0, RLM_NAME_TUPLE, tcp[1], 0);
-	bound_expect(&a, &at_a);
-	bound_expect(&b, &at_b);
-	peer_close(&b);
-	message_expect(&a, RLM_MSG_DROP, &msg, fds);
-	assert_true(msg.drop.link == at_a.bind.link);
-	assert_int_equal(msg.drop.side, at_a.bind.side);
+	couple_open(&c, &rlmd);
+	couple_bind(&c);
+	peer_close(&c.b);
+	message_expect(&c.a, RLM_MSG_DROP, &msg, fds);
+	assert_true(msg.drop.link == c.at_a.bind.link);
+	assert_int_equal(msg.drop.side, c.at_a.bind.side);
 	assert_int_equal(msg.drop.segment, RLM_ALL_SEGMENTS);
-	release(&a, &at_a);
-	silence_expect(&a);
-	bound_close(&at_a);
-	bound_close(&at_b);
-	close_pair(tcp);
-	peer_close(&a);
+	release(&c.a, &c.at_a);
+	silence_expect(&c.a);
+	couple_close(&c);
+}
+
+static void announce(int steps)
+{
+	if (write(steps, "", 1) != 1)
+		_exit(1);
+}
+
+// Two sessions, and more and more offers, each of them announced.
+static _Noreturn void busy(int steps)
+{
+	struct peer a, b;
+	int tcp[2];
+
+	announce(steps);
+	peer_open(&a, &rlmd, "a");
+	announce(steps);
+	peer_open(&b, &rlmd, "b");
+	for (unsigned i = 0;; i++) {
+		tcp_pair(AF_INET, "127.0.0.1", tcp);
+		announce(steps);
+		offer(&a, i, (enum rlm_name_how)(i & 1), tcp[0]);
+		announce(steps);
+		offer(&b, i, RLM_NAME_TUPLE, tcp[1]);
+		close_pair(tcp);
+	}
 }
 
 // Killed in the middle of anything.
@@ -325,32 +294,26 @@ static void test_killed(void **state)
 {
 	unsigned before, seed = 1;
 
-	works();
-	before = open_files();
+	broker_works(&rlmd);
+	before = broker_files_at_rest(&rlmd);
 	for (int i = 0; i < 60; i++) {
-		pid_t pid = fork();
+		int steps[2];
+		char step;
+		pid_t pid;
 
-		if (pid == 0) {
-			struct peer a, b;
-			int tcp[2];
-
-			peer_open(&a, &broker, "a");
-			peer_open(&b, &broker, "b");
-			for (unsigned j = 0;; j++) {
-				tcp_pair(AF_INET, "127.0.0.1", tcp);
-				offer(&a, j, (enum rlm_name_how)(j & 1), tcp[0]);
-				offer(&b, j, RLM_NAME_TUPLE, tcp[1]);
-				close_pair(tcp);
-			}
-		}
-		usleep((unsigned)rand_r(&seed) % 20000);
+		assert_int_equal(pipe(steps), 0);
+		pid = fork();
+		if (pid == 0)
+			busy(steps[1]);
+		close(steps[1]);
+		for (int left = rand_r(&seed) % 100; left; left--)
+			assert_int_equal(read(steps[0], &step, 1), 1);
 		kill(pid, SIGKILL);
 		waitpid(pid, NULL, 0);
+		close(steps[0]);
 	}
-	works();
-	for (int i = 0; i < 50 && open_files() != before; i++)
-		usleep(20000);
-	assert_int_equal(open_files(), before);
+	broker_works(&rlmd);
+	eventually(broker_open_files(&rlmd) == before);
 }
 
 static void test_many_sessions(void **state)
@@ -365,47 +328,32 @@ static void test_many_sessions(void **state)
 	if (limit.rlim_max < COUNT + 100)
 		skip();
 	for (int i = 0; i < COUNT; i++) {
-		socks[i] = broker_connect(&broker);
+		socks[i] = broker_connect(&rlmd);
 		assert_true(socks[i] >= 0);
 	}
-	works();
+	broker_works(&rlmd);
 	for (int i = 0; i < COUNT; i++)
 		close(socks[i]);
-	works();
+	broker_works(&rlmd);
 }
 
 // A second broker does not take a living one's place, a new one takes a dead one's.
 static void test_restart(void **state)
 {
-	struct broker other = broker;
 	struct peer peer;
 	char *text;
 
-	text = output_of(1, RLMD_PATH, "--socket", broker.socket, "--config", broker.config, NULL);
+	text = output_of(1, RLMD_PATH, "--socket", rlmd.socket, "--config", rlmd.config, NULL);
 	assert_non_null(strstr(text, "another rlmd is running there"));
 	free(text);
-	works();
-	peer_open(&peer, &broker, "a");
-	broker_kill(&broker);
+	broker_works(&rlmd);
+	peer_open(&peer, &rlmd, "a");
+	broker_kill(&rlmd);
 	end_expect(peer.sock);
 	peer_close(&peer);
-	assert_int_equal(access(broker.socket, F_OK), 0);
-	other.pid = fork();
-	if (other.pid == 0) {
-		execl(RLMD_PATH, "rlmd", "--socket", broker.socket, "--config", broker.config, "--log", "error",
-		      (char *)NULL);
-		_exit(127);
-	}
-	for (int i = 0; i < 500; i++) {
-		int sock = broker_connect(&other);
-
-		close(sock);
-		if (sock >= 0)
-			break;
-		usleep(10000);
-	}
-	broker = other;
-	works();
+	assert_int_equal(access(rlmd.socket, F_OK), 0);
+	broker_again(&rlmd);
+	broker_works(&rlmd);
 }
 
 int main(void)
@@ -417,5 +365,5 @@ int main(void)
 	    cmocka_unit_test(test_killed),    cmocka_unit_test(test_many_sessions),  cmocka_unit_test(test_restart),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, broker_setup, broker_teardown);
 }

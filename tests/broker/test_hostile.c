@@ -22,75 +22,15 @@
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define NOBODY 65534
 
-static struct broker broker;
 
 static int setup(void **state)
 {
-	broker_start(&broker, "ring_size = 4K\nslots = 2\nidle_time = 1000\nmemory_per_user = 40000\nsessions_per_user = 5\n");
+	broker_start(&rlmd, "ring_size = 4K\nslots = 2\nidle_time = 1000\nmemory_per_user = 40000\nsessions_per_user = 5\n");
 	return 0;
-}
-
-static int teardown(void **state)
-{
-	broker_stop(&broker);
-	return 0;
-}
-
-static void pair_bind(struct peer *a, struct peer *b, uint32_t index, int tcp[2], struct bound *at_a, struct bound *at_b)
-{
-	tcp_pair(AF_INET, "127.0.0.1", tcp);
-	offer_named(a, index, RLM_NAME_TUPLE, tcp[0], 0);
-	offer_named(b, index, RLM_NAME_TUPLE, tcp[1], 0);
-	bound_expect(a, at_a);
-	bound_expect(b, at_b);
-}
-
-static void works(void)
-{
-	struct peer a, b;
-	struct bound at_a, at_b;
-	int tcp[2];
-
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
-	pair_bind(&a, &b, 0, tcp, &at_a, &at_b);
-	bound_close(&at_a);
-	bound_close(&at_b);
-	close_pair(tcp);
-	peer_close(&a);
-	peer_close(&b);
-}
-
-static double seconds(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
-static int open_files(void)
-{
-	char *text, command[64];
-	int count;
-
-	snprintf(command, sizeof(command), "ls /proc/%d/fd | wc -l", (int)broker.pid);
-	text = output_of(0, "sh", "-c", command, NULL);
-	count = atoi(text);
-	free(text);
-	return count;
-}
-
-static void open_files_come_to(int expected)
-{
-	for (int i = 0; i < 250 && open_files() != expected; i++)
-		usleep(20000);
-	assert_int_equal(open_files(), expected);
 }
 
 // --- what one user takes from others ---
@@ -99,57 +39,60 @@ static void open_files_come_to(int expected)
 static void peer_open_as(uid_t uid, struct peer *peer, const char *command)
 {
 	assert_int_equal(seteuid(uid), 0);
-	peer_open(peer, &broker, command);
+	peer_open(peer, &rlmd, command);
 	assert_int_equal(seteuid(0), 0);
 }
 
 static void test_sessions(void **state)
 {
 	struct peer peers[5], other;
-	int sock, files;
+	int sock;
+	unsigned files;
 
 	if (geteuid() != 0)
 		skip();
-	works();
-	files = open_files();
+	broker_works(&rlmd);
+	files = broker_files_at_rest(&rlmd);
 	for (int i = 0; i < 5; i++)
 		peer_open_as(NOBODY, &peers[i], "many");
 	assert_int_equal(seteuid(NOBODY), 0);
-	sock = broker_connect(&broker);
+	sock = broker_connect(&rlmd);
 	assert_int_equal(seteuid(0), 0);
 	end_expect(sock);
 	close(sock);
 	peer_open_as(NOBODY - 1, &other, "another user");
-	works();
+	broker_works(&rlmd);
 	peer_close(&peers[0]);
-	works();
+	broker_works(&rlmd);
 	peer_open_as(NOBODY, &peers[0], "again");
 	for (int i = 0; i < 5; i++)
 		peer_close(&peers[i]);
 	peer_close(&other);
-	open_files_come_to(files);
+	eventually(broker_open_files(&rlmd) == files);
 }
 
 static void test_memory(void **state)
 {
 	struct peer a, b, c;
 	struct bound at_a, at_b;
-	int first[2], second[2], files;
+	int first[2], second[2];
+	unsigned files;
 
 	if (geteuid() != 0)
 		skip();
-	works();
-	files = open_files();
+	broker_works(&rlmd);
+	files = broker_files_at_rest(&rlmd);
 	peer_open_as(NOBODY, &a, "a");
 	peer_open_as(NOBODY, &b, "b");
 	peer_open_as(NOBODY, &c, "c");
-	pair_bind(&a, &b, 0, first, &at_a, &at_b);
+	tcp_pair(AF_INET, "127.0.0.1", first);
+	both_offer(&a, &b, 0, first);
+	both_bound(&a, &b, &at_a, &at_b);
 	tcp_pair(AF_INET, "127.0.0.1", second);
-	offer_named(&a, 1, RLM_NAME_TUPLE, second[0], 0);
-	offer_named(&c, 1, RLM_NAME_TUPLE, second[1], 0);
+	both_offer(&a, &c, 1, second);
 	note_expect(&a, 1, RLM_WHY_LIMIT, false);
 	note_expect(&c, 1, RLM_WHY_LIMIT, false);
-	works();
+	broker_works(&rlmd);
 	// What two of its processes have together counts once, and until the second of them is gone.
 	peer_close(&b);
 	release(&a, &at_a);
@@ -161,7 +104,7 @@ static void test_memory(void **state)
 	close_pair(second);
 	peer_close(&a);
 	peer_close(&c);
-	open_files_come_to(files);
+	eventually(broker_open_files(&rlmd) == files);
 }
 
 // Answers that nobody reads take no more than so much memory.
@@ -185,14 +128,14 @@ static void test_unread(void **state)
 	msg.header.size = (uint16_t)(offsetof(struct rlm_msg_text, text) + msg.length);
 	for (int i = 0; i < 4; i++) {
 		assert_int_equal(seteuid(NOBODY), 0);
-		poller.fd = broker_connect(&broker);
+		poller.fd = broker_connect(&rlmd);
 		assert_int_equal(seteuid(0), 0);
 		message_send(poller.fd, &msg, msg.header.size, NULL, 0);
 		assert_int_equal(poll(&poller, 1, 20000), 1); // left open, unread
 	}
-	works();
+	broker_works(&rlmd);
 	peer_close(&peer);
-	broker_stop(&broker);
+	broker_stop(&rlmd);
 	setup(NULL);
 }
 
@@ -220,7 +163,7 @@ static void lingering_close(int peers[], int count)
 {
 	double start = seconds();
 
-	works();
+	broker_works(&rlmd);
 	assert_true(seconds() - start < 20);
 	for (int i = 0; i < count; i++)
 		close(peers[i]);
@@ -230,19 +173,20 @@ static void test_lingering(void **state)
 {
 	enum { MANY = 20 };
 	struct rlm_msg_offer msg = {.header = {.type = RLM_MSG_OFFER, .size = sizeof(msg)}, .conn = {0, 1}};
-	int files, tcp[2], socks[MANY], peers[MANY];
+	unsigned files;
+	int tcp[2], socks[MANY], peers[MANY];
 	struct peer a;
 
-	works();
-	files = open_files();
-	peer_open(&a, &broker, "lingers");
+	broker_works(&rlmd);
+	files = broker_files_at_rest(&rlmd);
+	peer_open(&a, &rlmd, "lingers");
 	lingering_pair(tcp);
-	kill(broker.pid, SIGSTOP);
+	kill(rlmd.pid, SIGSTOP);
 	message_send(a.sock, &msg, sizeof(msg), tcp, 1);
 	linger(tcp[0], 60);
 	// With an end in no time the kernel would send a reset: only the descriptor on its way is left.
 	close(tcp[0]);
-	kill(broker.pid, SIGCONT);
+	kill(rlmd.pid, SIGCONT);
 	lingering_close(&tcp[1], 1);
 	// More than a message may have, and one in a session that is over.
 	for (int i = 0; i < MANY; i++) {
@@ -250,16 +194,16 @@ static void test_lingering(void **state)
 		socks[i] = tcp[0];
 		peers[i] = tcp[1];
 	}
-	kill(broker.pid, SIGSTOP);
+	kill(rlmd.pid, SIGSTOP);
 	message_send(a.sock, &msg, sizeof(msg), socks, MANY - 1);
 	message_send(a.sock, &msg, sizeof(msg), &socks[MANY - 1], 1);
 	for (int i = 0; i < MANY; i++)
 		close(socks[i]);
-	kill(broker.pid, SIGCONT);
+	kill(rlmd.pid, SIGCONT);
 	end_expect(a.sock);
 	lingering_close(peers, MANY);
 	peer_close(&a);
-	open_files_come_to(files);
+	eventually(broker_open_files(&rlmd) == files);
 }
 
 static void fuse_answer(int fuse, const struct fuse_in_header *in, const void *data, size_t size, int error)
@@ -317,7 +261,7 @@ static void fuse_offer(const char *path, int ready)
 	file = open(path, O_RDWR | O_CLOEXEC);
 	if (file < 0)
 		_exit(3);
-	peer_open(&peer, &broker, "fuse");
+	peer_open(&peer, &rlmd, "fuse");
 	message_send(peer.sock, &msg, sizeof(msg), &file, 1);
 	if (write(ready, "", 1) != 1)
 		_exit(3);
@@ -350,14 +294,15 @@ static void fuse_run(int ready)
 
 static void test_fuse(void **state)
 {
-	int ready[2], status = 0, files;
+	int ready[2], status = 0;
+	unsigned files;
 	char byte;
 	pid_t pid;
 
 	if (geteuid() != 0)
 		skip();
-	works();
-	files = open_files();
+	broker_works(&rlmd);
+	files = broker_files_at_rest(&rlmd);
 	assert_int_equal(pipe(ready), 0);
 	pid = fork();
 	if (pid == 0) {
@@ -366,14 +311,14 @@ static void test_fuse(void **state)
 	}
 	close(ready[1]);
 	if (read(ready[0], &byte, 1) == 1) {
-		works();
-		works();
+		broker_works(&rlmd);
+		broker_works(&rlmd);
 		kill(pid, SIGKILL);
 	}
 	close(ready[0]);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	shell("rmdir /tmp/rlm-fuse-* 2>/dev/null");
-	open_files_come_to(files);
+	eventually(broker_open_files(&rlmd) == files);
 	if (WIFEXITED(status))
 		skip();
 }
@@ -395,7 +340,8 @@ static void refused(struct peer *peer, int fd, enum rlm_why why)
 
 static void test_descriptors(void **state)
 {
-	int listener = tcp_listen(AF_INET, "127.0.0.1", 0), pipes[2], files, connecting, sock;
+	int listener = tcp_listen(AF_INET, "127.0.0.1", 0), pipes[2], connecting, sock;
+	unsigned files;
 	struct sockaddr_in nowhere = {.sin_family = AF_INET, .sin_port = htons(9), .sin_addr.s_addr = htonl(0xc0000201)};
 	sigset_t set;
 	struct peer a;
@@ -405,9 +351,9 @@ static void test_descriptors(void **state)
 	connecting = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
 	if (connect(connecting, (struct sockaddr *)&nowhere, sizeof(nowhere)) == 0)
 		fail();
-	works();
-	files = open_files();
-	peer_open(&a, &broker, "kinds");
+	broker_works(&rlmd);
+	files = broker_files_at_rest(&rlmd);
+	peer_open(&a, &rlmd, "kinds");
 	const int kinds[] = {pipes[0],
 			     pipes[1],
 			     epoll_create1(0),
@@ -429,7 +375,7 @@ static void test_descriptors(void **state)
 	refused(&a, listener, RLM_WHY_CLOSING);
 	refused(&a, connecting, RLM_WHY_CLOSING);
 	for (size_t i = 0; i + 1 < sizeof(kinds) / sizeof(*kinds); i++) {
-		sock = broker_connect(&broker);
+		sock = broker_connect(&rlmd);
 		hello_send(sock, kinds[i], kinds[i], "kinds");
 		end_expect(sock);
 		close(sock);
@@ -438,57 +384,47 @@ static void test_descriptors(void **state)
 	close(listener);
 	close(connecting);
 	peer_close(&a);
-	works();
-	open_files_come_to(files);
+	broker_works(&rlmd);
+	eventually(broker_open_files(&rlmd) == files);
 }
 
 // One socket, offered twice by its own process: nobody can tell which of the two is to be joined.
 static void test_twice(void **state)
 {
-	struct peer a, b;
-	int tcp[2];
+	struct couple c;
 
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
-	tcp_pair(AF_INET, "127.0.0.1", tcp);
-	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
-	offer_named(&a, 1, RLM_NAME_TUPLE, tcp[0], 0);
-	note_expect(&a, 1, RLM_WHY_UNNAMED, false);
-	note_expect(&a, 0, RLM_WHY_UNNAMED, false);
-	offer_named(&b, 0, RLM_NAME_TUPLE, tcp[1], 0);
-	note_expect(&b, 0, RLM_WHY_UNNAMED, false);
-	close_pair(tcp);
-	peer_close(&a);
-	peer_close(&b);
+	couple_open(&c, &rlmd);
+	offer_named(&c.a, 0, RLM_NAME_TUPLE, c.tcp[0], 0);
+	offer_named(&c.a, 1, RLM_NAME_TUPLE, c.tcp[0], 0);
+	note_expect(&c.a, 1, RLM_WHY_UNNAMED, false);
+	note_expect(&c.a, 0, RLM_WHY_UNNAMED, false);
+	offer_named(&c.b, 0, RLM_NAME_TUPLE, c.tcp[1], 0);
+	note_expect(&c.b, 0, RLM_WHY_UNNAMED, false);
+	couple_close(&c);
 }
 
 // Links, slots and sides of others are out of reach, by whatever number they are called.
 static void test_others(void **state)
 {
-	struct peer a, b, thief;
-	struct bound at_a, at_b, taken;
-	int tcp[2];
+	struct couple c;
+	struct peer thief;
+	struct bound taken;
 
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
-	peer_open(&thief, &broker, "thief");
-	pair_bind(&a, &b, 0, tcp, &at_a, &at_b);
+	couple_open(&c, &rlmd);
+	couple_bind(&c);
+	peer_open(&thief, &rlmd, "thief");
 	for (uint32_t side = 0; side < 2; side++) {
-		taken = at_a;
+		taken = c.at_a;
 		taken.bind.side = side;
 		release(&thief, &taken);
 		left(&thief, &taken);
 	}
 	silence_expect(&thief);
-	silence_expect(&a);
-	silence_expect(&b);
+	silence_expect(&c.a);
+	silence_expect(&c.b);
 	peer_close(&thief);
-	silence_expect(&a);
-	bound_close(&at_a);
-	bound_close(&at_b);
-	close_pair(tcp);
-	peer_close(&a);
-	peer_close(&b);
+	silence_expect(&c.a);
+	couple_close(&c);
 }
 
 int main(void)
@@ -499,5 +435,5 @@ int main(void)
 	    cmocka_unit_test(test_twice),     cmocka_unit_test(test_others),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, setup, broker_teardown);
 }

@@ -105,29 +105,31 @@ static void test_xen(void **state)
 	assert_int_equal(status_of(xen), 0);
 }
 
+static bool status_has(const char *path, const char *line)
+{
+	char *status = output_of(0, "cat", path, NULL);
+	bool has = strstr(status, line);
+
+	free(status);
+	return has;
+}
+
 // The real one is inside.
 static void test_rlmd(void **state)
 {
 	struct broker broker;
 	struct peer peer;
-	char path[64], *status;
+	char path[64];
 
 #if defined(__SANITIZE_ADDRESS__)
 	skip(); // it has no sandbox then
 #endif
 	broker_start(&broker, NULL);
 	snprintf(path, sizeof(path), "/proc/%d/status", (int)broker.pid);
-	status = output_of(0, "cat", path, NULL);
-	for (int i = 0; i < 100 && !strstr(status, "Seccomp:\t2"); i++) { // it can be connected to a moment before
-		free(status);
-		usleep(20000);
-		status = output_of(0, "cat", path, NULL);
-	}
-	assert_non_null(strstr(status, "Seccomp:\t2"));
-	assert_non_null(strstr(status, "NoNewPrivs:\t1"));
+	eventually(status_has(path, "Seccomp:\t2")); // it can be connected to a moment before
+	assert_true(status_has(path, "NoNewPrivs:\t1"));
 	if (geteuid() == 0)
-		assert_non_null(strstr(status, "CapEff:\t0000000000001000")); // CAP_NET_ADMIN
-	free(status);
+		assert_true(status_has(path, "CapEff:\t0000000000001000")); // CAP_NET_ADMIN
 	peer_open(&peer, &broker, "a");
 	peer_close(&peer);
 	broker_stop(&broker);

@@ -12,11 +12,10 @@
 // One segment of two slots is 2 x (4096 + 4096 + 2 x 4096) = 32768 bytes.
 #define SMALL "ring_size = 4K\nslots = 2\nidle_time = 0.3\n"
 
-static void offer_pair(struct peer *a, struct peer *b, uint32_t index, int tcp[2])
+static void pair_offer(struct peer *a, struct peer *b, uint32_t index, int tcp[2])
 {
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
-	offer_named(a, index, RLM_NAME_TUPLE, tcp[0], 0);
-	offer_named(b, index, RLM_NAME_TUPLE, tcp[1], 0);
+	both_offer(a, b, index, tcp);
 }
 
 static void limit(const char *config)
@@ -30,18 +29,16 @@ static void limit(const char *config)
 	peer_open(&a, &broker, "a");
 	peer_open(&b, &broker, "b");
 	for (uint32_t i = 0; i < 2; i++) {
-		offer_pair(&a, &b, i, tcp[i]);
-		bound_expect(&a, &at_a[i]);
-		bound_expect(&b, &at_b[i]);
+		pair_offer(&a, &b, i, tcp[i]);
+		both_bound(&a, &b, &at_a[i], &at_b[i]);
 	}
-	offer_pair(&a, &b, 2, tcp[2]);
+	pair_offer(&a, &b, 2, tcp[2]);
 	note_expect(&a, 2, RLM_WHY_LIMIT, false);
 	note_expect(&b, 2, RLM_WHY_LIMIT, false);
 	release(&a, &at_a[0]);
 	silence_expect(&a);
 	release(&b, &at_b[0]);
-	bound_expect(&a, &at_a[2]);
-	bound_expect(&b, &at_b[2]);
+	both_bound(&a, &b, &at_a[2], &at_b[2]);
 	assert_int_equal(at_a[2].bind.slot, at_a[0].bind.slot);
 	for (int i = 0; i < 3; i++) {
 		bound_close(&at_a[i]);
@@ -78,7 +75,7 @@ static void test_nothing(void **state)
 	broker_start(&broker, SMALL "memory_total = 0\n");
 	peer_open(&a, &broker, "a");
 	peer_open(&b, &broker, "b");
-	offer_pair(&a, &b, 0, tcp);
+	pair_offer(&a, &b, 0, tcp);
 	note_expect(&a, 0, RLM_WHY_LIMIT, false);
 	note_expect(&b, 0, RLM_WHY_LIMIT, false);
 	close_pair(tcp);
@@ -100,10 +97,9 @@ static void test_reclaim(void **state)
 	peer_open(&a, &broker, "a");
 	peer_open(&b, &broker, "b");
 	peer_open(&c, &broker, "c");
-	offer_pair(&a, &b, 0, first);
-	bound_expect(&a, &at_a);
-	bound_expect(&b, &at_b);
-	offer_pair(&a, &c, 1, second);
+	pair_offer(&a, &b, 0, first);
+	both_bound(&a, &b, &at_a, &at_b);
+	pair_offer(&a, &c, 1, second);
 	note_expect(&a, 1, RLM_WHY_LIMIT, false);
 	note_expect(&c, 1, RLM_WHY_LIMIT, false);
 	release(&a, &at_a);
@@ -113,8 +109,7 @@ static void test_reclaim(void **state)
 	message_expect(&a, RLM_MSG_DROP, &msg, fds);
 	bound_close(&at_a);
 	bound_close(&at_b);
-	bound_expect(&a, &at_a);
-	bound_expect(&c, &at_c);
+	both_bound(&a, &c, &at_a, &at_c);
 	bound_close(&at_a);
 	bound_close(&at_c);
 	close_pair(first);
@@ -138,9 +133,8 @@ static void test_idle(void **state)
 	peer_open(&a, &broker, "a");
 	peer_open(&b, &broker, "b");
 	for (uint32_t i = 0; i < 3; i++) {
-		offer_pair(&a, &b, i, tcp[i]);
-		bound_expect(&a, &at_a[i]);
-		bound_expect(&b, &at_b[i]);
+		pair_offer(&a, &b, i, tcp[i]);
+		both_bound(&a, &b, &at_a[i], &at_b[i]);
 	}
 	assert_int_equal(at_a[2].bind.segment, 1);
 	release(&a, &at_a[2]);
@@ -162,9 +156,8 @@ static void test_idle(void **state)
 		close_pair(tcp[i]);
 	}
 	// A new link is another one.
-	offer_pair(&a, &b, 0, tcp[0]);
-	bound_expect(&a, &at_a[1]);
-	bound_expect(&b, &at_b[1]);
+	pair_offer(&a, &b, 0, tcp[0]);
+	both_bound(&a, &b, &at_a[1], &at_b[1]);
 	assert_true(at_a[1].bind.link != at_a[0].bind.link);
 	bound_close(&at_a[1]);
 	bound_close(&at_b[1]);

@@ -9,7 +9,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static struct broker broker;
 static char address[32];
 
 static int setup(void **state)
@@ -19,13 +18,7 @@ static int setup(void **state)
 	snprintf(address, sizeof(address), "127.0.0.1:%u", tcp_port(sock));
 	close(sock);
 	setenv("RLM_TEST_METRICS", address, 1);
-	broker_start(&broker, NULL);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	broker_stop(&broker);
+	broker_start(&rlmd, NULL);
 	return 0;
 }
 
@@ -50,22 +43,24 @@ static double value_of(const char *text, const char *name)
 	return 0;
 }
 
+static double processes(void)
+{
+	char *text = get("/metrics");
+	double count = value_of(text, "rlmd_processes");
+
+	free(text);
+	return count;
+}
+
 static void test_values(void **state)
 {
-	struct peer a, b;
-	struct bound at_a, at_b;
-	int tcp[2];
+	struct couple c;
 	char *text;
 
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
-	tcp_pair(AF_INET, "127.0.0.1", tcp);
-	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
-	offer_named(&b, 0, RLM_NAME_TUPLE, tcp[1], 0);
-	bound_expect(&a, &at_a);
-	bound_expect(&b, &at_b);
-	a.table->tx_bytes_ring = 1234;
-	a.table->opened = 3;
+	couple_open(&c, &rlmd);
+	couple_bind(&c);
+	c.a.table->tx_bytes_ring = 1234;
+	c.a.table->opened = 3;
 	text = get("/metrics");
 	assert_non_null(strstr(text, "200 OK"));
 	assert_non_null(strstr(text, "text/plain; version=0.0.4"));
@@ -78,19 +73,10 @@ static void test_values(void **state)
 	assert_true(value_of(text, "rlm_bytes_total{direction=\"sent\",carrier=\"ring\"}") == 1234);
 	assert_true(value_of(text, "rlm_connections_opened_total") == 3);
 	free(text);
-	bound_close(&at_a);
-	bound_close(&at_b);
-	close_pair(tcp);
-	peer_close(&a);
-	peer_close(&b);
+	couple_close(&c);
 	// What processes that are gone did still counts.
-	for (int i = 0; i < 250; i++) {
-		text = get("/metrics");
-		if (value_of(text, "rlmd_processes") == 0)
-			break;
-		free(text);
-		usleep(20000);
-	}
+	eventually(processes() == 0);
+	text = get("/metrics");
 	assert_true(value_of(text, "rlm_bytes_total{direction=\"sent\",carrier=\"ring\"}") == 1234);
 	free(text);
 }
@@ -110,5 +96,5 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_values), cmocka_unit_test(test_others)};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, setup, broker_teardown);
 }

@@ -11,7 +11,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <netinet/in.h>
-#include <time.h>
 #include <unistd.h>
 
 static struct broker here, there;
@@ -74,36 +73,16 @@ static void move_ended(struct ctl *ctl, int status, char line[256])
 	assert_int_equal(WEXITSTATUS(ended), status);
 }
 
-struct scene {
-	struct peer a, b;
-	struct bound at_a, at_b;
-	int tcp[2];
-};
-
-static void bind_both(struct scene *s)
+static void scene_bind(struct couple *s)
 {
-	offer_named(&s->a, 0, RLM_NAME_TUPLE, s->tcp[0], 0);
-	offer_named(&s->b, 0, RLM_NAME_TUPLE, s->tcp[1], 0);
-	bound_expect(&s->b, &s->at_b);
-	bound_expect(&s->a, &s->at_a);
+	couple_bind(s);
 	assert_true(s->at_a.link.location == s->a.location->location);
 }
 
-static void scene_open(struct scene *s, const struct broker *broker)
+static void scene_open(struct couple *s, const struct broker *broker)
 {
-	tcp_pair(AF_INET, "127.0.0.1", s->tcp);
-	peer_open(&s->a, broker, "a");
-	peer_open(&s->b, broker, "b");
-	bind_both(s);
-}
-
-static void scene_close(struct scene *s)
-{
-	bound_close(&s->at_a);
-	bound_close(&s->at_b);
-	peer_close(&s->a);
-	peer_close(&s->b);
-	close_pair(s->tcp);
+	couple_open(s, broker);
+	scene_bind(s);
 }
 
 static void sent_on(struct peer *peer, const struct broker *to)
@@ -155,7 +134,7 @@ static void move_all(const struct broker *from, const struct broker *to)
 // Both ends are told to leave, both answer, and nothing happens before; then they are sent on.
 static void test_both_leave(void **state)
 {
-	struct scene s;
+	struct couple s;
 	struct ctl ctl;
 	char line[256];
 	uint64_t before;
@@ -178,12 +157,12 @@ static void test_both_leave(void **state)
 	sent_on(&s.b, &there);
 	move_ended(&ctl, 0, line);
 	assert_non_null(strstr(line, "departed"));
-	scene_close(&s);
+	couple_close(&s);
 	newcomer_sent_on(&here, &there);
 	// There it has another number, and after its way back again another one.
 	assert_true(location_at(&there) != before);
 	scene_open(&s, &there);
-	scene_close(&s);
+	couple_close(&s);
 	move_all(&there, &here);
 	newcomer_sent_on(&there, &here);
 	assert_true(location_at(&here) != before);
@@ -193,7 +172,7 @@ static void test_refused(void **state)
 {
 	union rlm_msg msg;
 	int fds[RLM_MSG_FDS_MAX];
-	struct scene s;
+	struct couple s;
 	struct ctl ctl;
 	char line[256];
 
@@ -212,15 +191,15 @@ static void test_refused(void **state)
 	left(&s.b, &s.at_b);
 	bound_close(&s.at_a);
 	bound_close(&s.at_b);
-	bind_both(&s);
-	scene_close(&s);
+	scene_bind(&s);
+	couple_close(&s);
 }
 
 static void test_given_up(void **state)
 {
 	union rlm_msg msg;
 	int fds[RLM_MSG_FDS_MAX];
-	struct scene s;
+	struct couple s;
 	struct ctl ctl;
 
 	scene_open(&s, &here);
@@ -232,13 +211,13 @@ static void test_given_up(void **state)
 	fclose(ctl.out);
 	message_expect(&s.a, RLM_MSG_RESUME, &msg, fds);
 	assert_int_equal(s.a.location->quiesce, 0);
-	scene_close(&s);
+	couple_close(&s);
 }
 
 // A process that dies instead of answering has nothing mapped any more.
 static void test_death_is_an_answer(void **state)
 {
-	struct scene s;
+	struct couple s;
 	struct ctl ctl;
 	char line[256];
 
@@ -249,7 +228,7 @@ static void test_death_is_an_answer(void **state)
 	shutdown(s.b.sock, SHUT_RDWR);
 	sent_on(&s.a, &there);
 	move_ended(&ctl, 0, line);
-	scene_close(&s);
+	couple_close(&s);
 	move_all(&there, &here);
 }
 
@@ -292,18 +271,10 @@ static void kept(struct peer *peer, const struct bound *bound)
 	message_send(peer->sock, &msg, sizeof(msg), NULL, 0);
 }
 
-static double seconds(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
 // A link made before the broker was restarted is left like any other, and nothing is quiet before all had the time to come back.
 static void test_kept(void **state)
 {
-	struct scene s;
+	struct couple s;
 	struct ctl ctl;
 	char line[256];
 	double start;
@@ -330,7 +301,7 @@ static void test_kept(void **state)
 	move_ended(&ctl, 0, line);
 	assert_true(seconds() - start >= 4);
 	sent_on(&s.b, &there);
-	scene_close(&s);
+	couple_close(&s);
 	move_all(&there, &here);
 }
 
@@ -352,10 +323,8 @@ static void test_two_wait(void **state)
 	netns_back();
 	peer_open(&a, &here, "a");
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
-	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
-	offer_named(&b, 0, RLM_NAME_TUPLE, tcp[1], 0);
-	bound_expect(&a, &at_a);
-	bound_expect(&b, &at_b);
+	both_offer(&a, &b, 0, tcp);
+	both_bound(&a, &b, &at_a, &at_b);
 	ctl = move_start(&here, &there, "10");
 	leave_expect(&a, &at_a);
 	leave_expect(&b, &at_b);

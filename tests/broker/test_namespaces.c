@@ -17,20 +17,6 @@
 #define IP_TRANSPARENT 19
 #endif
 
-static struct broker broker;
-
-static int setup(void **state)
-{
-	broker_start(&broker, NULL);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	broker_stop(&broker);
-	return 0;
-}
-
 // Takes what comes for the offers of a connection's ends; re-offers by ISN when asked. True: both were bound, to one
 // another.
 static bool joined(struct peer *a, int tcp_a, struct peer *b, int tcp_b, enum rlm_name_how how)
@@ -47,8 +33,7 @@ static bool joined(struct peer *a, int tcp_a, struct peer *b, int tcp_b, enum rl
 		int size = message_receive(peers[i]->sock, &msg, fds, 20);
 
 		assert_true(size >= 0);
-		for (unsigned j = 0; j < RLM_MSG_FDS_MAX && fds[j] >= 0; j++)
-			close(fds[j]);
+		fds_close(fds);
 		if (size && msg.header.type == RLM_MSG_NOTE && msg.note.again)
 			offer(peers[i], 0, RLM_NAME_ISN, tcp[i]);
 		if (size && msg.header.type == RLM_MSG_BIND)
@@ -65,8 +50,8 @@ static bool sessions_join(int tcp_a, int tcp_b, enum rlm_name_how how)
 	struct peer a, b;
 	bool result;
 
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
+	peer_open(&a, &rlmd, "a");
+	peer_open(&b, &rlmd, "b");
 	result = joined(&a, tcp_a, &b, tcp_b, how);
 	peer_close(&a);
 	peer_close(&b);
@@ -108,7 +93,7 @@ static void test_equal_addresses_together(void **state)
 	tcp_pair_at(AF_INET, "127.0.0.1", 7001, 7002, two);
 	netns_back();
 	for (int i = 0; i < 4; i++) {
-		peer_open(&peers[i], &broker, "p");
+		peer_open(&peers[i], &rlmd, "p");
 		offer_named(&peers[i], 0, RLM_NAME_TUPLE, i < 2 ? one[i] : two[3 - i], 0);
 	}
 	for (int i = 0; i < 4; i++)
@@ -185,6 +170,21 @@ static void test_dnat(void **state)
 	veth_down();
 }
 
+static void groups_configure(const char *config)
+{
+	broker_config(&rlmd, config);
+	kill(rlmd.pid, SIGHUP);
+}
+
+static bool group_is_known(const char *name)
+{
+	char *groups = output_of(0, RLMCTL_PATH, "--socket", rlmd.socket, "groups", NULL);
+	bool known = strstr(groups, name);
+
+	free(groups);
+	return known;
+}
+
 // Other group by the namespace's name; the group changes while the ends wait.
 static void test_groups(void **state)
 {
@@ -194,24 +194,20 @@ static void test_groups(void **state)
 
 	if (geteuid() != 0 || !veth_up())
 		skip();
-	broker_config(&broker, "group red { domain = {\"netns:rlmt-a\"} }\n");
-	kill(broker.pid, SIGHUP);
-	usleep(100000);
+	groups_configure("group red { domain = {\"netns:rlmt-a\"} }\n");
+	eventually(group_is_known("red"));
 	across("10.77.0.2", 8080, tcp);
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
+	peer_open(&a, &rlmd, "a");
+	peer_open(&b, &rlmd, "b");
 	offer_named(&a, 0, RLM_NAME_ISN, tcp[0], 0);
 	offer_named(&b, 0, RLM_NAME_ISN, tcp[1], 0);
 	note_expect(&b, 0, RLM_WHY_OTHER_GROUP, false);
 	note_expect(&a, 0, RLM_WHY_OTHER_GROUP, false);
-	broker_config(&broker, "group red { domain = {\"netns:rlmt-*\"} }\n");
-	kill(broker.pid, SIGHUP);
-	bound_expect(&a, &at_a);
-	bound_expect(&b, &at_b);
+	groups_configure("group red { domain = {\"netns:rlmt-*\"} }\n");
+	both_bound(&a, &b, &at_a, &at_b);
 	assert_true(at_a.bind.link == at_b.bind.link);
 	// Apart again: what is bound goes back to TCP.
-	broker_config(&broker, "group red { domain = {\"netns:rlmt-a\"} }\n");
-	kill(broker.pid, SIGHUP);
+	groups_configure("group red { domain = {\"netns:rlmt-a\"} }\n");
 	leave_expect(&a, &at_a);
 	leave_expect(&b, &at_b);
 	left(&a, &at_a);
@@ -223,10 +219,8 @@ static void test_groups(void **state)
 	bound_close(&at_a);
 	bound_close(&at_b);
 	// And together.
-	broker_config(&broker, "");
-	kill(broker.pid, SIGHUP);
-	bound_expect(&a, &at_a);
-	bound_expect(&b, &at_b);
+	groups_configure("");
+	both_bound(&a, &b, &at_a, &at_b);
 	bound_close(&at_a);
 	bound_close(&at_b);
 	peer_close(&a);
@@ -281,41 +275,41 @@ static void test_translated_twins(void **state)
 // Without CAP_NET_ADMIN the same must at least not be joined wrongly.
 static void test_translated_unprivileged(void **state)
 {
-	struct broker privileged = broker;
+	struct broker privileged = rlmd;
 	struct translated t;
 	struct peer a;
 
 	if (!translated_make(&t))
 		skip();
-	broker_start_unprivileged(&broker, NULL);
+	broker_start_unprivileged(&rlmd, NULL);
 	assert_false(sessions_join(t.y[0], t.x[1], RLM_NAME_TUPLE));
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	offer_named(&a, 0, RLM_NAME_TUPLE, t.x[1], RLM_WHY_UNNAMED);
 	peer_close(&a);
-	broker_stop(&broker);
-	broker = privileged;
+	broker_stop(&rlmd);
+	rlmd = privileged;
 	close_pair(t.x);
 	close_pair(t.y);
 }
 
 static void test_unprivileged(void **state)
 {
-	struct broker privileged = broker;
+	struct broker privileged = rlmd;
 	struct peer a;
 	int tcp[2];
 
 	if (geteuid() != 0)
 		skip();
-	broker_start_unprivileged(&broker, NULL);
+	broker_start_unprivileged(&rlmd, NULL);
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
 	assert_true(sessions_join(tcp[0], tcp[1], RLM_NAME_TUPLE));
 	assert_true(sessions_join(tcp[0], tcp[1], RLM_NAME_ISN));
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
 	note_expect(&a, 0, RLM_WHY_NO_PEER, false);
 	peer_close(&a);
-	broker_stop(&broker);
-	broker = privileged;
+	broker_stop(&rlmd);
+	rlmd = privileged;
 	close_pair(tcp);
 }
 
@@ -330,7 +324,7 @@ static void test_transparent(void **state)
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
 	if (setsockopt(tcp[0], IPPROTO_IP, IP_TRANSPARENT, &on, sizeof(on)))
 		skip();
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	if (a.broker_looks_up) {
 		offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
 	} else {
@@ -352,7 +346,7 @@ static void test_bound_to_device(void **state)
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
 	if (setsockopt(tcp[0], SOL_SOCKET, SO_BINDTOIFINDEX, &index, sizeof(index)))
 		skip();
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	offer(&a, 0, RLM_NAME_TUPLE, tcp[0]);
 	note_expect(&a, 0, RLM_WHY_NO_PEER, true);
 	peer_close(&a);
@@ -368,9 +362,9 @@ static void test_asked_soon(void **state)
 
 	if (!netns_new())
 		skip();
-	peer_open(&there, &broker, "there");
+	peer_open(&there, &rlmd, "there");
 	netns_back();
-	peer_open(&here, &broker, "here");
+	peer_open(&here, &rlmd, "here");
 	if (here.broker_looks_up)
 		skip(); // there is nothing to ask for
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
@@ -400,5 +394,5 @@ int main(void)
 	    cmocka_unit_test(test_asked_soon),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, broker_setup, broker_teardown);
 }

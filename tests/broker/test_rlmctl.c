@@ -11,23 +11,9 @@
 
 #include <jansson.h>
 
-static struct broker broker;
-
-static int setup(void **state)
-{
-	broker_start(&broker, NULL);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	broker_stop(&broker);
-	return 0;
-}
-
 static json_t *ask(const char *command)
 {
-	char *text = output_of(0, RLMCTL_PATH, "--socket", broker.socket, "--json", command, NULL);
+	char *text = output_of(0, RLMCTL_PATH, "--socket", rlmd.socket, "--json", command, NULL);
 	json_t *json = json_loads(text, 0, NULL);
 
 	assert_non_null(json);
@@ -73,7 +59,7 @@ static void test_connections(void **state)
 	json_t *reply, *list, *one;
 	char *shown;
 
-	peer_open(&a, &broker, "my\nprogram");
+	peer_open(&a, &rlmd, "my\nprogram");
 	entry_fill(&a, 0);
 	entry_fill(&a, 2);
 	a.entries[2].family = 99;
@@ -97,10 +83,19 @@ static void test_connections(void **state)
 	assert_int_equal(number(one, "rx_bytes_plain"), 14);
 	assert_int_equal(number(one, "switches"), 3);
 	json_decref(reply);
-	shown = output_of(0, RLMCTL_PATH, "--socket", broker.socket, "connections", NULL);
+	shown = output_of(0, RLMCTL_PATH, "--socket", rlmd.socket, "connections", NULL);
 	assert_non_null(strstr(shown, "peer has no librlm"));
 	free(shown);
 	peer_close(&a);
+}
+
+static size_t process_count(void)
+{
+	json_t *reply = ask("stats");
+	size_t count = json_array_size(json_object_get(reply, "processes"));
+
+	json_decref(reply);
+	return count;
 }
 
 // Sums stay when the process is gone.
@@ -113,7 +108,7 @@ static void test_stats(void **state)
 	reply = ask("stats");
 	before = number(json_object_get(reply, "totals"), "tx_bytes_ring");
 	json_decref(reply);
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	entry_fill(&a, 0);
 	a.table->tx_bytes_ring = 1000;
 	a.table->opened = 5;
@@ -124,9 +119,8 @@ static void test_stats(void **state)
 		assert_int_equal(json_array_size(json_object_get(reply, "processes")), round == 0);
 		assert_true(json_is_object(json_object_get(reply, "limits")));
 		json_decref(reply);
-		if (round == 0)
-			peer_close(&a);
-		usleep(50000);
+		peer_close(&a);
+		eventually(process_count() == 0);
 	}
 }
 
@@ -134,7 +128,7 @@ static char *as_nobody(int status, const char *arguments)
 {
 	char command[400];
 
-	snprintf(command, sizeof(command), "%s/rlmctl --socket %s %s", broker.directory, broker.socket, arguments);
+	snprintf(command, sizeof(command), "%s/rlmctl --socket %s %s", rlmd.directory, rlmd.socket, arguments);
 	return output_of(status, "setpriv", "--reuid=65534", "--clear-groups", "sh", "-c", command, NULL);
 }
 
@@ -146,9 +140,9 @@ static void test_permissions(void **state)
 
 	if (geteuid() != 0)
 		skip();
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	entry_fill(&a, 0);
-	assert_true(shell("install -m 755 %s %s/rlmctl", RLMCTL_PATH, broker.directory));
+	assert_true(shell("install -m 755 %s %s/rlmctl", RLMCTL_PATH, rlmd.directory));
 	shown = as_nobody(0, "connections --json");
 	assert_null(strstr(shown, "127.0.0.1"));
 	free(shown);
@@ -157,7 +151,7 @@ static void test_permissions(void **state)
 	free(shown);
 	free(as_nobody(1, "events"));
 	silence_expect(&a);
-	assert_true(shell("rm -f %s/rlmctl", broker.directory));
+	assert_true(shell("rm -f %s/rlmctl", rlmd.directory));
 	peer_close(&a);
 }
 
@@ -166,7 +160,7 @@ static void order(const char *command, const char *whom, struct peer *peer, enum
 	union rlm_msg msg;
 	int fds[RLM_MSG_FDS_MAX];
 
-	free(output_of(0, RLMCTL_PATH, "--socket", broker.socket, command, whom, NULL));
+	free(output_of(0, RLMCTL_PATH, "--socket", rlmd.socket, command, whom, NULL));
 	message_expect(peer, RLM_MSG_ORDER, &msg, fds);
 	assert_int_equal(msg.order.order, expected);
 	assert_int_equal(msg.order.conn.index, UINT32_MAX);
@@ -177,39 +171,47 @@ static void test_orders(void **state)
 	struct peer a;
 	char pid[16], *shown;
 
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	snprintf(pid, sizeof(pid), "%d", (int)getpid());
 	order("demote", pid, &a, RLM_ORDER_DEMOTE);
 	order("promote", "all", &a, RLM_ORDER_PROMOTE);
 	order("demote", NULL, &a, RLM_ORDER_DEMOTE);
-	shown = output_of(1, RLMCTL_PATH, "--socket", broker.socket, "demote", "1", NULL);
+	shown = output_of(1, RLMCTL_PATH, "--socket", rlmd.socket, "demote", "1", NULL);
 	assert_non_null(strstr(shown, "no process with this pid"));
 	free(shown);
 	silence_expect(&a);
 	peer_close(&a);
 }
 
+// Up to a line that has these words.
+static void line_expect(FILE *out, const char *what, const char *who)
+{
+	char line[512];
+	bool seen = false;
+
+	while (!seen && fgets(line, sizeof(line), out))
+		seen = strstr(line, what) && strstr(line, who);
+	assert_true(seen);
+}
+
+// What was before is told first.
 static void test_follow(void **state)
 {
 	char line[512];
-	struct peer a;
+	struct peer a, b;
 	FILE *out;
-	bool seen = false;
 
-	snprintf(line, sizeof(line), "timeout 2 %s --socket %s events --follow", RLMCTL_PATH, broker.socket);
+	peer_open(&a, &rlmd, "early");
+	snprintf(line, sizeof(line), "timeout 2 %s --socket %s events --follow", RLMCTL_PATH, rlmd.socket);
 	out = popen(line, "r");
 	assert_non_null(out);
-	usleep(200000);
-	peer_open(&a, &broker, "followed");
-	while (!seen && fgets(line, sizeof(line), out))
-		seen = strstr(line, "process") && strstr(line, "followed[");
-	assert_true(seen);
-	peer_close(&a);
-	seen = false;
-	while (!seen && fgets(line, sizeof(line), out))
-		seen = strstr(line, "process-gone") && strstr(line, "followed[");
-	assert_true(seen);
+	line_expect(out, "process", "early[");
+	peer_open(&b, &rlmd, "followed");
+	line_expect(out, "process", "followed[");
+	peer_close(&b);
+	line_expect(out, "process-gone", "followed[");
 	pclose(out);
+	peer_close(&a);
 }
 
 // A long answer comes whole, while others are served.
@@ -218,7 +220,7 @@ static void test_long_answer(void **state)
 	struct peer a;
 	json_t *reply;
 
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	for (uint32_t i = 0; i < 10000; i++)
 		entry_fill(&a, i);
 	reply = ask("connections");
@@ -231,18 +233,18 @@ static void test_usage(void **state)
 {
 	char *shown;
 
-	shown = output_of(2, RLMCTL_PATH, "--socket", broker.socket, "dance", NULL);
+	shown = output_of(2, RLMCTL_PATH, "--socket", rlmd.socket, "dance", NULL);
 	assert_non_null(strstr(shown, "no such command"));
 	free(shown);
 	shown = output_of(1, RLMCTL_PATH, "--socket", "/nowhere/sock", "status", NULL);
 	assert_non_null(strstr(shown, "no broker is running there"));
 	free(shown);
-	shown = output_of(2, RLMCTL_PATH, "--socket", broker.socket, "top", NULL);
+	shown = output_of(2, RLMCTL_PATH, "--socket", rlmd.socket, "top", NULL);
 	assert_non_null(strstr(shown, "needs a terminal"));
 	free(shown);
-	free(output_of(0, RLMCTL_PATH, "--socket", broker.socket, "groups", NULL));
-	free(output_of(0, RLMCTL_PATH, "--socket", broker.socket, "domains", NULL));
-	free(output_of(0, RLMCTL_PATH, "--socket", broker.socket, "status", NULL));
+	free(output_of(0, RLMCTL_PATH, "--socket", rlmd.socket, "groups", NULL));
+	free(output_of(0, RLMCTL_PATH, "--socket", rlmd.socket, "domains", NULL));
+	free(output_of(0, RLMCTL_PATH, "--socket", rlmd.socket, "status", NULL));
 }
 
 int main(void)
@@ -253,5 +255,5 @@ int main(void)
 	    cmocka_unit_test(test_usage),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, broker_setup, broker_teardown);
 }

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -11,23 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-static struct broker broker;
-
-static int setup(void **state)
-{
-	broker_start(&broker, NULL);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	broker_stop(&broker);
-	return 0;
-}
 
 static void same_binding(const struct bound *a, const struct bound *b)
 {
@@ -40,31 +28,25 @@ static void same_binding(const struct bound *a, const struct bound *b)
 
 static void match(int family, const char *address, enum rlm_name_how how_a, enum rlm_name_how how_b)
 {
-	struct peer a, b;
-	struct bound at_a, at_b;
-	int tcp[2];
+	struct couple c;
 
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
-	tcp_pair(family, address, tcp);
-	assert_int_equal(send(tcp[0], "12345", 5, 0), 5);
-	assert_int_equal(send(tcp[1], "1234567", 7, 0), 7);
-	usleep(2000);
-	offer_named(&a, 3, how_a, tcp[0], 0);
-	offer_named(&b, 7, how_b, tcp[1], 0);
-	bound_expect(&a, &at_a);
-	bound_expect(&b, &at_b);
-	same_binding(&at_a, &at_b);
-	assert_int_equal(at_a.bind.conn.index, 3);
-	assert_int_equal(at_b.bind.conn.index, 7);
-	assert_true(at_a.link.link == at_a.bind.link && at_b.link.link == at_a.bind.link);
-	assert_string_equal(at_a.link.peer_command, "b");
-	assert_int_equal(at_a.link.peer_pid, getpid());
-	bound_close(&at_a);
-	bound_close(&at_b);
-	close_pair(tcp);
-	peer_close(&a);
-	peer_close(&b);
+	couple_open(&c, &rlmd);
+	close_pair(c.tcp);
+	tcp_pair(family, address, c.tcp);
+	assert_int_equal(send(c.tcp[0], "12345", 5, 0), 5);
+	assert_int_equal(send(c.tcp[1], "1234567", 7, 0), 7);
+	tcp_await(c.tcp[0], POLLIN);
+	tcp_await(c.tcp[1], POLLIN);
+	offer_named(&c.a, 3, how_a, c.tcp[0], 0);
+	offer_named(&c.b, 7, how_b, c.tcp[1], 0);
+	both_bound(&c.a, &c.b, &c.at_a, &c.at_b);
+	same_binding(&c.at_a, &c.at_b);
+	assert_int_equal(c.at_a.bind.conn.index, 3);
+	assert_int_equal(c.at_b.bind.conn.index, 7);
+	assert_true(c.at_a.link.link == c.at_a.bind.link && c.at_b.link.link == c.at_a.bind.link);
+	assert_string_equal(c.at_a.link.peer_command, "b");
+	assert_int_equal(c.at_a.link.peer_pid, getpid());
+	couple_close(&c);
 }
 
 static void test_tuple(void **state)
@@ -86,25 +68,17 @@ static void test_isn(void **state)
 // One end is an IPv6 socket that speaks IPv4.
 static void test_mapped(void **state)
 {
-	struct peer a, b;
-	struct bound at_a, at_b;
-	int tcp[2], listener = tcp_listen(AF_INET6, "::", 0);
+	struct couple c;
+	int listener = tcp_listen(AF_INET6, "::", 0);
 
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
-	tcp[0] = tcp_connect(AF_INET, NULL, 0, "127.0.0.1", tcp_port(listener));
-	tcp[1] = accept(listener, NULL, NULL);
-	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
-	offer_named(&b, 0, RLM_NAME_TUPLE, tcp[1], 0);
-	bound_expect(&a, &at_a);
-	bound_expect(&b, &at_b);
-	same_binding(&at_a, &at_b);
-	bound_close(&at_a);
-	bound_close(&at_b);
-	close_pair(tcp);
+	couple_open(&c, &rlmd);
+	close_pair(c.tcp);
+	c.tcp[0] = tcp_connect(AF_INET, NULL, 0, "127.0.0.1", tcp_port(listener));
+	c.tcp[1] = accept(listener, NULL, NULL);
+	couple_bind(&c);
+	same_binding(&c.at_a, &c.at_b);
 	close(listener);
-	peer_close(&a);
-	peer_close(&b);
+	couple_close(&c);
 }
 
 static void region_check(const struct bound *mine, const struct bound *theirs)
@@ -161,30 +135,19 @@ static void bell_check(int mine, int at_peer)
 
 static void test_memory(void **state)
 {
-	struct peer a, b;
-	struct bound at_a, at_b;
-	int tcp[2];
+	struct couple c;
 
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
-	tcp_pair(AF_INET, "127.0.0.1", tcp);
-	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
-	offer_named(&b, 0, RLM_NAME_TUPLE, tcp[1], 0);
-	bound_expect(&a, &at_a);
-	bound_expect(&b, &at_b);
-	assert_int_equal(at_a.segment.ring_size, 256 << 10);
-	assert_int_equal(at_a.segment.slots, 8);
-	region_check(&at_a, &at_b);
-	region_check(&at_b, &at_a);
-	bell_check(at_a.fds[FD_MINE], at_b.fds[FD_PEER]);
-	bell_check(at_b.fds[FD_MINE], at_a.fds[FD_PEER]);
-	bell_check(at_a.link_fds[0], at_b.link_fds[1]);
-	bell_check(at_b.link_fds[0], at_a.link_fds[1]);
-	bound_close(&at_a);
-	bound_close(&at_b);
-	close_pair(tcp);
-	peer_close(&a);
-	peer_close(&b);
+	couple_open(&c, &rlmd);
+	couple_bind(&c);
+	assert_int_equal(c.at_a.segment.ring_size, 256 << 10);
+	assert_int_equal(c.at_a.segment.slots, 8);
+	region_check(&c.at_a, &c.at_b);
+	region_check(&c.at_b, &c.at_a);
+	bell_check(c.at_a.fds[FD_MINE], c.at_b.fds[FD_PEER]);
+	bell_check(c.at_b.fds[FD_MINE], c.at_a.fds[FD_PEER]);
+	bell_check(c.at_a.link_fds[0], c.at_b.link_fds[1]);
+	bell_check(c.at_b.link_fds[0], c.at_a.link_fds[1]);
+	couple_close(&c);
 }
 
 // More connections of the same pair go to the same link, a full segment gets a second one.
@@ -195,15 +158,14 @@ static void test_many(void **state)
 	struct bound at_a[COUNT], at_b[COUNT];
 	int tcp[COUNT][2];
 
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
+	peer_open(&a, &rlmd, "a");
+	peer_open(&b, &rlmd, "b");
 	for (uint32_t i = 0; i < COUNT; i++) {
 		tcp_pair(AF_INET, "127.0.0.1", tcp[i]);
 		// Either end of a connection may be in either process.
 		offer_named(&a, i, RLM_NAME_TUPLE, tcp[i][i & 1], 0);
 		offer_named(&b, i, RLM_NAME_TUPLE, tcp[i][!(i & 1)], 0);
-		bound_expect(&a, &at_a[i]);
-		bound_expect(&b, &at_b[i]);
+		both_bound(&a, &b, &at_a[i], &at_b[i]);
 		same_binding(&at_a[i], &at_b[i]);
 		assert_true(at_a[i].bind.link == at_a[0].bind.link);
 		assert_int_equal(at_a[i].bind.side, at_a[0].bind.side);
@@ -229,28 +191,22 @@ static void test_release(void **state)
 	struct bound a1, b1, a2, b2;
 	int first[2], second[2];
 
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
+	peer_open(&a, &rlmd, "a");
+	peer_open(&b, &rlmd, "b");
 	tcp_pair(AF_INET, "127.0.0.1", first);
 	tcp_pair(AF_INET, "127.0.0.1", second);
-	offer_named(&a, 0, RLM_NAME_TUPLE, first[0], 0);
-	offer_named(&b, 0, RLM_NAME_TUPLE, first[1], 0);
-	bound_expect(&a, &a1);
-	bound_expect(&b, &b1);
+	both_offer(&a, &b, 0, first);
+	both_bound(&a, &b, &a1, &b1);
 	release(&a, &a1);
 	release(&a, &a1); // has no effect
-	offer_named(&a, 1, RLM_NAME_TUPLE, second[0], 0);
-	offer_named(&b, 1, RLM_NAME_TUPLE, second[1], 0);
-	bound_expect(&a, &a2);
-	bound_expect(&b, &b2);
+	both_offer(&a, &b, 1, second);
+	both_bound(&a, &b, &a2, &b2);
 	assert_int_not_equal(a2.bind.slot, a1.bind.slot);
 	release(&b, &b1);
 	bound_close(&a2);
 	bound_close(&b2);
-	offer_named(&a, 2, RLM_NAME_TUPLE, first[0], 0);
-	offer_named(&b, 2, RLM_NAME_TUPLE, first[1], 0);
-	bound_expect(&a, &a2);
-	bound_expect(&b, &b2);
+	both_offer(&a, &b, 2, first);
+	both_bound(&a, &b, &a2, &b2);
 	assert_int_equal(a2.bind.slot, a1.bind.slot);
 	assert_int_not_equal(a2.bind.epoch, a1.bind.epoch);
 	bound_close(&a1);
@@ -269,18 +225,14 @@ static void test_both_ends(void **state)
 	union rlm_msg msg[6];
 	int tcp[2], fds[6][RLM_MSG_FDS_MAX];
 
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
 	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
 	offer_named(&a, 1, RLM_NAME_TUPLE, tcp[1], 0);
 	for (int i = 0; i < 6; i++)
 		message_expect(&a, (uint16_t)(RLM_MSG_LINK + i / 2), &msg[i], fds[i]);
-	for (int i = 0; i < 6; i += 2) {
-		for (int j = 0; j < (int)RLM_MSG_FDS_MAX; j++) {
-			close(fds[i][j]);
-			close(fds[i + 1][j]);
-		}
-	}
+	for (int i = 0; i < 6; i++)
+		fds_close(fds[i]);
 	assert_true(msg[0].link.link == msg[1].link.link && msg[4].bind.link == msg[0].link.link);
 	assert_int_equal(msg[0].link.side, 0);
 	assert_int_equal(msg[1].link.side, 1);
@@ -302,7 +254,7 @@ static void test_self(void **state)
 	struct peer a;
 	int sock = tcp_connect(AF_INET, "127.0.0.1", 27011, "127.0.0.1", 27011);
 
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	offer_named(&a, 0, RLM_NAME_TUPLE, sock, RLM_WHY_UNNAMED);
 	offer_named(&a, 1, RLM_NAME_TUPLE, sock, RLM_WHY_UNNAMED);
 	if (geteuid() == 0)
@@ -317,7 +269,7 @@ static void test_refused(void **state)
 	struct peer a;
 	int tcp[2], udp = socket(AF_INET, SOCK_DGRAM, 0), pair[2], listener = tcp_listen(AF_INET, "127.0.0.1", 0);
 
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
 	offer_named(&a, 0, RLM_NAME_TUPLE, udp, RLM_WHY_NOT_TCP);
@@ -325,7 +277,7 @@ static void test_refused(void **state)
 	offer_named(&a, 0, RLM_NAME_TUPLE, 0, RLM_WHY_NOT_TCP);
 	offer_named(&a, 0, RLM_NAME_TUPLE, listener, RLM_WHY_CLOSING);
 	close(tcp[1]);
-	usleep(2000);
+	tcp_await(tcp[0], POLLRDHUP);
 	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], RLM_WHY_CLOSING);
 	close(tcp[0]);
 	close(udp);
@@ -341,7 +293,7 @@ static void test_no_duplicate(void **state)
 	int tcp[2];
 	char byte;
 
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
 	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
 	close(tcp[0]);
@@ -352,54 +304,37 @@ static void test_no_duplicate(void **state)
 
 static void test_withdraw(void **state)
 {
-	struct peer a, b;
-	struct bound at_a, at_b;
-	int tcp[2];
+	struct couple c;
 
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
-	tcp_pair(AF_INET, "127.0.0.1", tcp);
-	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
-	withdraw(&a, 0);
-	silence_expect(&a);
-	offer_named(&b, 0, RLM_NAME_TUPLE, tcp[1], 0);
-	silence_expect(&b);
-	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
-	bound_expect(&b, &at_b);
-	bound_expect(&a, &at_a);
-	bound_close(&at_a);
-	bound_close(&at_b);
-	close_pair(tcp);
-	peer_close(&a);
-	peer_close(&b);
+	couple_open(&c, &rlmd);
+	offer_named(&c.a, 0, RLM_NAME_TUPLE, c.tcp[0], 0);
+	withdraw(&c.a, 0);
+	silence_expect(&c.a);
+	offer_named(&c.b, 0, RLM_NAME_TUPLE, c.tcp[1], 0);
+	silence_expect(&c.b);
+	offer_named(&c.a, 0, RLM_NAME_TUPLE, c.tcp[0], 0);
+	bound_expect(&c.b, &c.at_b);
+	bound_expect(&c.a, &c.at_a);
+	couple_close(&c);
 }
 
 // Alone for a second: told so, and asked for sequence numbers if that may help.
 static void test_no_peer(void **state)
 {
 	bool root = geteuid() == 0;
-	struct peer a, b;
-	struct bound at_a, at_b;
-	int tcp[2];
+	struct couple c;
 
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
-	tcp_pair(AF_INET, "127.0.0.1", tcp);
-	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
-	note_expect(&a, 0, RLM_WHY_NO_PEER, root && !a.broker_looks_up);
+	couple_open(&c, &rlmd);
+	offer_named(&c.a, 0, RLM_NAME_TUPLE, c.tcp[0], 0);
+	note_expect(&c.a, 0, RLM_WHY_NO_PEER, root && !c.a.broker_looks_up);
 	if (root) {
-		offer_named(&a, 0, RLM_NAME_ISN, tcp[0], 0);
-		note_expect(&a, 0, RLM_WHY_NO_PEER, false);
+		offer_named(&c.a, 0, RLM_NAME_ISN, c.tcp[0], 0);
+		note_expect(&c.a, 0, RLM_WHY_NO_PEER, false);
 	}
 	// The offer stands all the same.
-	offer_named(&b, 0, RLM_NAME_TUPLE, tcp[1], 0);
-	bound_expect(&a, &at_a);
-	bound_expect(&b, &at_b);
-	bound_close(&at_a);
-	bound_close(&at_b);
-	close_pair(tcp);
-	peer_close(&a);
-	peer_close(&b);
+	offer_named(&c.b, 0, RLM_NAME_TUPLE, c.tcp[1], 0);
+	both_bound(&c.a, &c.b, &c.at_a, &c.at_b);
+	couple_close(&c);
 }
 
 // Two processes claim the same end: nobody is joined until one takes its claim back.
@@ -409,9 +344,9 @@ static void test_ambiguous(void **state)
 	struct bound at_a, at_c;
 	int tcp[2];
 
-	peer_open(&a, &broker, "a");
-	peer_open(&b, &broker, "b");
-	peer_open(&c, &broker, "c");
+	peer_open(&a, &rlmd, "a");
+	peer_open(&b, &rlmd, "b");
+	peer_open(&c, &rlmd, "c");
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
 	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], 0);
 	offer_named(&b, 0, RLM_NAME_TUPLE, tcp[0], 0);
@@ -451,9 +386,9 @@ static void test_outlived(void **state)
 	int first[2], second[2], fds[RLM_MSG_FDS_MAX];
 	uint16_t port, client_port;
 
-	peer_open(&old, &broker, "old");
-	peer_open(&b, &broker, "b");
-	peer_open(&c, &broker, "c");
+	peer_open(&old, &rlmd, "old");
+	peer_open(&b, &rlmd, "b");
+	peer_open(&c, &rlmd, "c");
 	tcp_pair_at(AF_INET, address, 0, 0, first);
 	client_port = tcp_port(first[0]);
 	port = tcp_port(first[1]);
@@ -487,7 +422,7 @@ static void test_ticket(void **state)
 
 	if (geteuid() != 0)
 		skip();
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
 	atomic_store(&a.tickets->ticket[5], RLM_TICKET_CANCELLED);
 	message_send(a.sock, &msg, sizeof(msg), tcp, 1);
@@ -504,6 +439,14 @@ static void test_ticket(void **state)
 	peer_close(&a);
 }
 
+static int unsent(int sock)
+{
+	int bytes = -1;
+
+	assert_int_equal(ioctl(sock, SIOCOUTQNSD, &bytes), 0);
+	return bytes;
+}
+
 // Bytes that the kernel could not send yet would be lost sight of: not now.
 static void test_unsent(void **state)
 {
@@ -513,15 +456,17 @@ static void test_unsent(void **state)
 
 	if (geteuid() != 0)
 		skip();
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
 	while (send(tcp[0], block, sizeof(block), MSG_DONTWAIT) > 0)
 		;
 	offer(&a, 0, RLM_NAME_ISN, tcp[0]);
 	note_expect(&a, 0, RLM_WHY_MATCHING, true);
 	assert_int_equal(atomic_load(&a.tickets->ticket[0]), RLM_TICKET_DONE);
-	while (recv(tcp[1], block, sizeof(block), MSG_DONTWAIT) > 0)
-		usleep(2000);
+	while (unsent(tcp[0])) {
+		tcp_await(tcp[1], POLLIN);
+		assert_true(recv(tcp[1], block, sizeof(block), 0) > 0);
+	}
 	offer_named(&a, 0, RLM_NAME_ISN, tcp[0], 0);
 	close_pair(tcp);
 	peer_close(&a);
@@ -536,7 +481,7 @@ static void test_repair(void **state)
 
 	if (geteuid() != 0)
 		skip();
-	peer_open(&a, &broker, "a");
+	peer_open(&a, &rlmd, "a");
 	tcp_pair(AF_INET, "127.0.0.1", tcp);
 	assert_int_equal(setsockopt(tcp[0], IPPROTO_TCP, TCP_REPAIR, &on, sizeof(on)), 0);
 	offer_named(&a, 0, RLM_NAME_TUPLE, tcp[0], RLM_WHY_OPTION);
@@ -560,5 +505,5 @@ int main(void)
 	    cmocka_unit_test(test_repair),	 cmocka_unit_test(test_outlived),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, broker_setup, broker_teardown);
 }
