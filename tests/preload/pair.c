@@ -65,6 +65,15 @@ int listener_connect(int listener)
 	return fd;
 }
 
+int socket_error(int fd)
+{
+	int error = -1;
+	socklen_t size = sizeof(error);
+
+	assert_returns(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size), 0);
+	return error;
+}
+
 void set_nonblocking(int fd, bool on)
 {
 	int flags = fcntl(fd, F_GETFL);

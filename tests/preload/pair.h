@@ -126,6 +126,7 @@ int64_t now_ms(void);
 void nap_ms(int ms); // only to give something that must not happen the time to happen
 void set_nonblocking(int fd, bool on);
 void set_timeout(int fd, int option, int ms);
+int socket_error(int fd); // and takes it
 
 // A thread that is about to make one call which sleeps.
 struct sleeper {
@@ -141,6 +142,12 @@ void sleeper_start(struct sleeper *sleeper, int (*fn)(void *), void *arg); // re
 int sleeper_join(struct sleeper *sleeper);                                  // its result; errno is its errno
 bool sleeper_done(struct sleeper *sleeper, int timeout_ms);
 void wait_asleep(pid_t pid, pid_t tid);
+// What it may call; `arg` points to the socket.
+int call_recv(void *arg); // one byte
+int call_read(void *arg);
+int call_send_much(void *arg); // until it fails
+int call_poll(void *arg); // until there is something to read
+int call_select(void *arg);
 
 void catch_signal(int signal, int flags); // counts it in signal_count
 extern volatile sig_atomic_t signal_count;

@@ -3,9 +3,12 @@
 #include "pair.h"
 
 #include <stdatomic.h>
+#include <sys/select.h>
 #include <time.h>
 
 volatile sig_atomic_t signal_count;
+
+// -- time and signals --
 
 int64_t now_ms(void)
 {
@@ -35,6 +38,8 @@ void catch_signal(int signal, int flags)
 	signal_count = 0;
 	assert_returns(sigaction(signal, &action, NULL), 0);
 }
+
+// -- threads --
 
 static char task_state(pid_t pid, pid_t tid)
 {
@@ -106,6 +111,48 @@ int sleeper_join(struct sleeper *sleeper)
 	errno = sleeper->error;
 	return sleeper->result;
 }
+
+// -- calls --
+
+int call_recv(void *arg)
+{
+	char byte;
+	return recv(*(int *)arg, &byte, 1, 0);
+}
+
+int call_read(void *arg)
+{
+	char byte;
+	return read(*(int *)arg, &byte, 1);
+}
+
+int call_send_much(void *arg)
+{
+	char buffer[4096] = "";
+	ssize_t sent;
+
+	do
+		sent = send(*(int *)arg, buffer, sizeof(buffer), MSG_NOSIGNAL);
+	while (sent > 0);
+	return sent;
+}
+
+int call_poll(void *arg)
+{
+	struct pollfd item = {.fd = *(int *)arg, .events = POLLIN};
+	return poll(&item, 1, -1);
+}
+
+int call_select(void *arg)
+{
+	fd_set set;
+
+	FD_ZERO(&set);
+	FD_SET(*(int *)arg, &set);
+	return select(*(int *)arg + 1, &set, NULL, NULL, NULL);
+}
+
+// -- processes --
 
 void child_finish(pid_t pid)
 {

@@ -455,6 +455,14 @@ static void repair_mode(void **state)
 	recv_text(p->a, "back");
 }
 
+static void answer_and_close(struct pair *p)
+{
+	pair_settle(p);
+	send_text(p->b, "abc");
+	recv_text(p->a, "abc");
+	pair_close(p);
+}
+
 static void fast_open(void **state)
 {
 	int listener = listener_open(*(int *)*state), queue = 5;
@@ -471,10 +479,7 @@ static void fast_open(void **state)
 			       16);
 		p.b = accept(listener, NULL, NULL);
 		recv_text(p.b, "in the handshake");
-		pair_settle(&p);
-		send_text(p.b, "abc");
-		recv_text(p.a, "abc");
-		pair_close(&p);
+		answer_and_close(&p);
 	}
 	close(listener);
 }
@@ -495,10 +500,7 @@ static void fast_open_connect(void **state)
 	assert_returns(send(p.a, "in the handshake", 16, 0), 16);
 	p.b = accept(listener, NULL, NULL);
 	recv_text(p.b, "in the handshake");
-	pair_settle(&p);
-	send_text(p.b, "abc");
-	recv_text(p.a, "abc");
-	pair_close(&p);
+	answer_and_close(&p);
 	close(listener);
 }
 
@@ -513,10 +515,7 @@ static void deferred_accept(void **state)
 	send_text(p.a, "first");
 	p.b = accept(listener, NULL, NULL);
 	recv_text(p.b, "first");
-	pair_settle(&p);
-	send_text(p.b, "abc");
-	recv_text(p.a, "abc");
-	pair_close(&p);
+	answer_and_close(&p);
 	close(listener);
 }
 

@@ -5,15 +5,6 @@
 
 #include <sys/epoll.h>
 
-static int socket_error(int fd)
-{
-	int error = -1;
-	socklen_t size = sizeof(error);
-
-	assert_returns(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size), 0);
-	return error;
-}
-
 static void close_end(int *fd)
 {
 	assert_returns(close(*fd), 0);
@@ -141,32 +132,15 @@ static void linger_positive(void **state)
 	recv_end(p->a);
 }
 
-static int recv_one(void *arg)
-{
-	char byte;
-	return recv(*(int *)arg, &byte, 1, 0);
-}
-
 static void reset_wakes_receiver(void **state)
 {
 	struct pair *p = *state;
 	struct sleeper sleeper;
 
-	sleeper_start(&sleeper, recv_one, &p->a);
+	sleeper_start(&sleeper, call_recv, &p->a);
 	set_linger(p->b, 0);
 	close_end(&p->b);
 	assert_fails(sleeper_join(&sleeper), ECONNRESET);
-}
-
-static int send_much(void *arg)
-{
-	char buffer[4096] = "";
-	ssize_t sent;
-
-	do
-		sent = send(*(int *)arg, buffer, sizeof(buffer), MSG_NOSIGNAL);
-	while (sent > 0);
-	return sent;
 }
 
 // The peer goes with our bytes unread while we wait for room.
@@ -175,7 +149,7 @@ static void reset_wakes_sender(void **state)
 	struct pair *p = *state;
 	struct sleeper sleeper;
 
-	sleeper_start(&sleeper, send_much, &p->a);
+	sleeper_start(&sleeper, call_send_much, &p->a);
 	close_end(&p->b);
 	assert_fails(sleeper_join(&sleeper), ECONNRESET);
 	assert_fails(send(p->a, "x", 1, MSG_NOSIGNAL), EPIPE);
@@ -187,7 +161,7 @@ static void close_while_receiving(void **state)
 	struct pair *p = *state;
 	struct sleeper sleeper;
 
-	sleeper_start(&sleeper, recv_one, &p->b);
+	sleeper_start(&sleeper, call_recv, &p->b);
 	close_end(&p->b);
 	assert_that(!sleeper_done(&sleeper, QUIET_MS));
 	send_text(p->a, "x");
@@ -199,7 +173,7 @@ static void close_while_receiving_then_end(void **state)
 	struct pair *p = *state;
 	struct sleeper sleeper;
 
-	sleeper_start(&sleeper, recv_one, &p->b);
+	sleeper_start(&sleeper, call_recv, &p->b);
 	close_end(&p->b);
 	assert_that(!sleeper_done(&sleeper, QUIET_MS));
 	assert_returns(shutdown(p->a, SHUT_WR), 0);
@@ -241,7 +215,7 @@ static void close_while_sending(void **state)
 	ssize_t got;
 
 	// Its call goes on; the one after it meets a closed number.
-	sleeper_start(&sleeper, send_much, &p->a);
+	sleeper_start(&sleeper, call_send_much, &p->a);
 	close(p->a);
 	p->a = -1;
 	do

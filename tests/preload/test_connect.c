@@ -12,15 +12,6 @@ static socklen_t address_of(int fd, struct sockaddr_storage *address)
 	return size;
 }
 
-static int socket_error(int fd)
-{
-	int error = -1;
-	socklen_t size = sizeof(error);
-
-	assert_returns(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size), 0);
-	return error;
-}
-
 static void exercise(struct pair *p)
 {
 	pair_settle(p);

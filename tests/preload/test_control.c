@@ -171,24 +171,18 @@ static void nonblocking_by_syscall(void **state)
 	assert_fails(read(p->b, &byte, 1), EAGAIN);
 }
 
-static int recv_one(void *arg)
-{
-	char byte;
-	return recv(*(int *)arg, &byte, 1, 0);
-}
-
 // Who sleeps already goes on sleeping; the flag counts from the next call on.
 static void nonblocking_while_blocked(void **state)
 {
 	struct pair *p = *state;
 	struct sleeper sleeper;
 
-	sleeper_start(&sleeper, recv_one, &p->b);
+	sleeper_start(&sleeper, call_recv, &p->b);
 	set_nonblocking(p->b, true);
 	assert_that(!sleeper_done(&sleeper, QUIET_MS));
 	send_text(p->a, "x");
 	assert_returns(sleeper_join(&sleeper), 1);
-	assert_fails(recv_one(&p->b), EAGAIN);
+	assert_fails(call_recv(&p->b), EAGAIN);
 }
 
 static void signal_driven(void **state)

@@ -204,12 +204,6 @@ static void shutdown_reaches_all(void **state)
 	close(other);
 }
 
-static int recv_one(void *arg)
-{
-	char byte;
-	return recv(*(int *)arg, &byte, 1, 0);
-}
-
 // A receiver sleeps on one number; the other one is used and closed meanwhile.
 static void sleeper_on_the_other(void **state)
 {
@@ -217,7 +211,7 @@ static void sleeper_on_the_other(void **state)
 	int other = dup(p->b);
 	struct sleeper sleeper;
 
-	sleeper_start(&sleeper, recv_one, &other);
+	sleeper_start(&sleeper, call_recv, &other);
 	send_text(p->b, "out");
 	recv_text(p->a, "out");
 	assert_returns(close(p->b), 0);

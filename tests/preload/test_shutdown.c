@@ -118,18 +118,12 @@ static void shutdown_read(void **state)
 	recv_text(p->a, "back");
 }
 
-static int recv_one(void *arg)
-{
-	char byte;
-	return recv(*(int *)arg, &byte, 1, 0);
-}
-
 static void shutdown_read_wakes(void **state)
 {
 	struct pair *p = *state;
 	struct sleeper sleeper;
 
-	sleeper_start(&sleeper, recv_one, &p->b);
+	sleeper_start(&sleeper, call_recv, &p->b);
 	assert_returns(shutdown(p->b, SHUT_RD), 0);
 	assert_returns(sleeper_join(&sleeper), 0);
 }
@@ -139,7 +133,7 @@ static void shutdown_both_wakes(void **state)
 	struct pair *p = *state;
 	struct sleeper sleeper;
 
-	sleeper_start(&sleeper, recv_one, &p->b);
+	sleeper_start(&sleeper, call_recv, &p->b);
 	assert_returns(shutdown(p->b, SHUT_RDWR), 0);
 	assert_returns(sleeper_join(&sleeper), 0);
 	recv_end(p->a);
@@ -151,20 +145,9 @@ static void peer_shutdown_wakes(void **state)
 	struct pair *p = *state;
 	struct sleeper sleeper;
 
-	sleeper_start(&sleeper, recv_one, &p->b);
+	sleeper_start(&sleeper, call_recv, &p->b);
 	assert_returns(shutdown(p->a, SHUT_WR), 0);
 	assert_returns(sleeper_join(&sleeper), 0);
-}
-
-static int send_much(void *arg)
-{
-	char buffer[4096] = "";
-	ssize_t sent;
-
-	do
-		sent = send(*(int *)arg, buffer, sizeof(buffer), MSG_NOSIGNAL);
-	while (sent > 0);
-	return sent;
 }
 
 // A sender that waits for room is woken by a shutdown of its own direction.
@@ -173,7 +156,7 @@ static void shutdown_write_wakes_sender(void **state)
 	struct pair *p = *state;
 	struct sleeper sleeper;
 
-	sleeper_start(&sleeper, send_much, &p->a);
+	sleeper_start(&sleeper, call_send_much, &p->a);
 	assert_returns(shutdown(p->a, SHUT_WR), 0);
 	assert_fails(sleeper_join(&sleeper), EPIPE);
 }

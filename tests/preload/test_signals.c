@@ -5,18 +5,6 @@
 #include <sys/epoll.h>
 #include <sys/select.h>
 
-static int call_recv(void *arg)
-{
-	char byte;
-	return recv(*(int *)arg, &byte, 1, 0);
-}
-
-static int call_read(void *arg)
-{
-	char byte;
-	return read(*(int *)arg, &byte, 1);
-}
-
 static int call_recvmsg(void *arg)
 {
 	char byte;
@@ -178,25 +166,10 @@ static void send_restarted(void **state)
 	assert_fails(sleeper_join(&sleeper), EPIPE);
 }
 
-static int call_poll(void *arg)
-{
-	struct pollfd item = {.fd = *(int *)arg, .events = POLLIN};
-	return poll(&item, 1, -1);
-}
-
 static int call_ppoll(void *arg)
 {
 	struct pollfd item = {.fd = *(int *)arg, .events = POLLIN};
 	return ppoll(&item, 1, NULL, NULL);
-}
-
-static int call_select(void *arg)
-{
-	fd_set set;
-
-	FD_ZERO(&set);
-	FD_SET(*(int *)arg, &set);
-	return select(*(int *)arg + 1, &set, NULL, NULL, NULL);
 }
 
 static int call_pselect(void *arg)
@@ -397,12 +370,6 @@ static void handler_sends_at_any_time(void **state)
 	assert_returns(got, signal_count);
 }
 
-static int recv_cancellable(void *arg)
-{
-	char byte;
-	return recv(*(int *)arg, &byte, 1, 0);
-}
-
 // A thread that is cancelled in recv() ends there, and the socket can be used on.
 static void cancelled(void **state)
 {
@@ -410,7 +377,7 @@ static void cancelled(void **state)
 	struct sleeper sleeper;
 	void *result = NULL;
 
-	sleeper_start(&sleeper, recv_cancellable, &p->b);
+	sleeper_start(&sleeper, call_recv, &p->b);
 	assert_returns(pthread_cancel(sleeper.thread), 0);
 	assert_returns(pthread_join(sleeper.thread, &result), 0);
 	assert_that(result == PTHREAD_CANCELED);

@@ -5,7 +5,6 @@
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/select.h>
 
 static int sleep_recv(void *arg)
 {
@@ -13,32 +12,11 @@ static int sleep_recv(void *arg)
 	return recv(*(int *)arg, &byte, 1, MSG_PEEK);
 }
 
-static int sleep_read(void *arg)
-{
-	char byte;
-	return read(*(int *)arg, &byte, 1);
-}
-
 static int sleep_waitall(void *arg)
 {
 	char bytes[2];
 	int got = recv(*(int *)arg, bytes, 2, MSG_WAITALL | MSG_PEEK);
 	return got == 2 ? 1 : got;
-}
-
-static int sleep_poll(void *arg)
-{
-	struct pollfd item = {.fd = *(int *)arg, .events = POLLIN};
-	return poll(&item, 1, -1);
-}
-
-static int sleep_select(void *arg)
-{
-	fd_set set;
-
-	FD_ZERO(&set);
-	FD_SET(*(int *)arg, &set);
-	return select(*(int *)arg + 1, &set, NULL, NULL, NULL);
 }
 
 static int sleep_epoll_mode(int fd, uint32_t mode)
@@ -83,7 +61,7 @@ static int sleep_epoll_nested(void *arg)
 }
 
 static int (*const sleeps[])(void *) = {
-    sleep_recv,	 sleep_read,	   sleep_waitall,	sleep_poll,	    sleep_select,
+    sleep_recv,	 call_read,	   sleep_waitall,	call_poll,	    call_select,
     sleep_epoll, sleep_epoll_edge, sleep_epoll_oneshot, sleep_epoll_nested,
 };
 #define SLEEPS (int)(sizeof(sleeps) / sizeof(sleeps[0]))
@@ -105,7 +83,7 @@ static void through_promotion(void **state)
 		// The first byte after the cut; the other direction is switched too.
 		send_text(p.a, "xy");
 		assert_returns(sleeper_join(&sleeper), 1);
-		recv_text(p.b, sleeps[i] == sleep_read ? "y" : "xy");
+		recv_text(p.b, sleeps[i] == call_read ? "y" : "xy");
 		send_text(p.b, "back");
 		recv_text(p.a, "back");
 		pair_close(&p);
@@ -170,7 +148,7 @@ static void many_times(void **state)
 			recv_text(p->a, "out");
 			send_text(p->a, "xy");
 			assert_returns(sleeper_join(&sleeper), 1);
-			recv_text(p->b, sleeps[i] == sleep_read ? "y" : "xy");
+			recv_text(p->b, sleeps[i] == call_read ? "y" : "xy");
 		}
 	pair_check_ring(p);
 }
@@ -264,7 +242,7 @@ static int sleep_poll_in_the_background(void *arg)
 	struct sched_param none = {0};
 
 	assert_returns(sched_setscheduler(0, SCHED_IDLE, &none), 0);
-	return sleep_poll(arg);
+	return call_poll(arg);
 }
 
 static int sleep_select_in_the_background(void *arg)
@@ -272,7 +250,7 @@ static int sleep_select_in_the_background(void *arg)
 	struct sched_param none = {0};
 
 	assert_returns(sched_setscheduler(0, SCHED_IDLE, &none), 0);
-	return sleep_select(arg);
+	return call_select(arg);
 }
 
 static void pin(int cpu)
@@ -326,7 +304,7 @@ static int read_in_the_background(void *arg)
 	int n;
 
 	assert_returns(sched_setscheduler(0, SCHED_IDLE, &none), 0);
-	n = sleep_read(arg);
+	n = call_read(arg);
 	raise(SIGUSR1);
 	return n == 1 ? signals : n;
 }

@@ -232,12 +232,6 @@ static void all_at_once(void **state)
 	pair_check_ring(p);
 }
 
-static int recv_one(void *arg)
-{
-	char byte;
-	return recv(*(int *)arg, &byte, 1, 0);
-}
-
 // Several threads asleep in recv; as many bytes wake them all.
 static void many_sleepers(void **state)
 {
@@ -246,13 +240,13 @@ static void many_sleepers(void **state)
 	struct sleeper sleepers[COUNT];
 
 	for (int i = 0; i < COUNT; i++)
-		sleeper_start(&sleepers[i], recv_one, &p->b);
+		sleeper_start(&sleepers[i], call_recv, &p->b);
 	send_text(p->a, "12");
 	send_text(p->a, "345");
 	for (int i = 0; i < COUNT; i++)
 		assert_returns(sleeper_join(&sleepers[i]), 1);
 	for (int i = 0; i < COUNT; i++)
-		sleeper_start(&sleepers[i], recv_one, &p->b);
+		sleeper_start(&sleepers[i], call_recv, &p->b);
 	assert_returns(shutdown(p->a, SHUT_WR), 0);
 	for (int i = 0; i < COUNT; i++)
 		assert_returns(sleeper_join(&sleepers[i]), 0);

@@ -121,24 +121,18 @@ static void receive_in_time(void **state)
 	pair_check_ring(p);
 }
 
-static int recv_one(void *arg)
-{
-	char byte;
-	return recv(*(int *)arg, &byte, 1, 0);
-}
-
 // The option counts from the next call on.
 static void set_while_blocked(void **state)
 {
 	struct pair *p = *state;
 	struct sleeper sleeper;
 
-	sleeper_start(&sleeper, recv_one, &p->b);
+	sleeper_start(&sleeper, call_recv, &p->b);
 	set_timeout(p->b, SO_RCVTIMEO, 30);
 	assert_that(!sleeper_done(&sleeper, 200));
 	send_text(p->a, "x");
 	assert_returns(sleeper_join(&sleeper), 1);
-	assert_fails(recv_one(&p->b), EAGAIN);
+	assert_fails(call_recv(&p->b), EAGAIN);
 }
 
 static void option_reads_back(void **state)
@@ -158,7 +152,7 @@ static void option_reads_back(void **state)
 	assert_fails(setsockopt(p->b, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof(time)), EDOM);
 	time = (struct timeval){-1, 0};
 	assert_returns(setsockopt(p->b, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof(time)), 0);
-	assert_fails(recv_one(&p->b), EAGAIN);
+	assert_fails(call_recv(&p->b), EAGAIN);
 }
 
 static void send_times_out(void **state)
@@ -227,10 +221,10 @@ static void accepted_inherits(void **state)
 	close(listener);
 	pair_touch(&p);
 	pair_wait_bound(&p);
-	assert_fails(recv_one(&p.b), EAGAIN);
+	assert_fails(call_recv(&p.b), EAGAIN);
 	send_text(p.a, "abc");
 	recv_text(p.b, "abc");
-	assert_fails(recv_one(&p.b), EAGAIN);
+	assert_fails(call_recv(&p.b), EAGAIN);
 	pair_close(&p);
 }
 
