@@ -12,7 +12,8 @@ enum tx_way {
 	TX_WAY_BLOCKED, // the kernel must take what is owed first: wait until TCP is writable
 };
 
-// tx_lock. Pays what is owed, begins or ends a round when it is time. `more`: payload for TCP follows at once.
+// tx_lock. Pays what is owed, begins or ends a round when it is time. `more`: payload follows at once, and, on the ring, cutover_tx_pay() after
+// it if something is owed.
 enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool more);
 // Whoever is in the receiver's kernel takes at most CUT and the first byte of END for payload of this round, which the receiver can tell.
 static inline bool cutover_tx_peer_is_past(const struct rlm_bound *b)
@@ -101,6 +102,14 @@ struct rx_layout {
 };
 // rx_lock, after cutover_rx(), with DRAIN or RING.
 struct rx_layout cutover_rx_layout(struct rlm_bound *b);
+// What the sender has put into the ring in this binding. As long as it has not taken the slot, an earlier one's count is still there.
+static inline uint64_t cutover_rx_head(const struct rlm_bound *b)
+{
+	// The order matters, and pairs with reset_slot().
+	if (atomic_load_explicit(&b->rx.peer->epoch, memory_order_acquire) != b->epoch)
+		return 0;
+	return atomic_load_explicit(&b->rx.peer->head, memory_order_acquire);
+}
 // rx_lock. FIONREAD: bytes that receives would find now.
 uint64_t cutover_rx_unread(struct rlm_conn *c, struct rlm_bound *b, int fd);
 // rx_lock. SIOCATMARK: the next byte comes from TCP, which is at the mark; frames do not count.
