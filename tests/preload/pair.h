@@ -120,6 +120,10 @@ void send_text(int fd, const char *text);
 void recv_text(int fd, const char *text); // exactly this, in as many pieces as it takes
 bool wait_for(int fd, short events, int timeout_ms); // poll says one of these
 size_t fill_socket(int fd, uint32_t seed); // non-blocking writes until EAGAIN; returns the bytes taken
+// Somebody says that there is room again, though nothing was read. On TCP that may be so at any time: the kernel moves what it has queued when
+// an acknowledgement or a probe is due, much later than QUIET_MS on a crowded machine, and takes what leaves a ring. Then there has to be
+// room. Goes on filling, returns the sum.
+size_t fill_more(int fd, uint32_t seed, size_t filled);
 void drain_socket(int fd, uint32_t seed, uint64_t offset, size_t size);
 
 int64_t now_ms(void);

@@ -112,10 +112,9 @@ bool wait_for(int fd, short events, int timeout_ms)
 	return poll(&item, 1, timeout_ms) == 1 && (item.revents & events);
 }
 
-size_t fill_socket(int fd, uint32_t seed)
+static size_t fill_from(int fd, uint32_t seed, size_t total)
 {
 	unsigned char buffer[4096];
-	size_t total = 0;
 
 	for (;;) {
 		ssize_t sent;
@@ -131,6 +130,20 @@ size_t fill_socket(int fd, uint32_t seed)
 		if (!wait_for(fd, POLLOUT, QUIET_MS))
 			return total;
 	}
+}
+
+size_t fill_socket(int fd, uint32_t seed)
+{
+	return fill_from(fd, seed, 0);
+}
+
+size_t fill_more(int fd, uint32_t seed, size_t filled)
+{
+	size_t total = fill_from(fd, seed, filled);
+
+	assert_that(!carrier_is_ring());
+	assert_that(total > filled);
+	return total;
 }
 
 void drain_socket(int fd, uint32_t seed, uint64_t offset, size_t size)
