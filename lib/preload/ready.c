@@ -64,6 +64,17 @@ static uint32_t tcp_shows(int fd)
 	return events > 0 ? (uint32_t)events : 0;
 }
 
+// What is owed goes first, and may take all the room that there is.
+static void look_at_tcp_room(struct rlm_bound *b, int fd, uint32_t asked, struct ready *r)
+{
+	bool owes = b && !b->tx_lazy && !b->tx_dead && cutover_tx_owes(b);
+
+	if (owes)
+		cutover_tx_pay(b, fd);
+	if (owes || !(asked & WRITABLE))
+		r->events = (r->events & ~(uint32_t)WRITABLE) | ((uint32_t)sys_poll_now(fd, WRITABLE) & WRITABLE);
+}
+
 static void look_at_sending(struct rlm_conn *c, int fd, uint32_t asked, uint32_t kernel, struct ready *r)
 {
 	struct rlm_bound *b;
@@ -80,8 +91,7 @@ static void look_at_sending(struct rlm_conn *c, int fd, uint32_t asked, uint32_t
 		else
 			helper_note_full(b);
 	} else {
-		if (!(asked & WRITABLE))
-			r->events |= (uint32_t)sys_poll_now(fd, WRITABLE) & WRITABLE;
+		look_at_tcp_room(b, fd, asked, r);
 		r->ask_kernel = true;
 	}
 	r->blocked = b ? atomic_load_explicit(&b->tx_blocked, memory_order_relaxed) : 0;
@@ -110,7 +120,7 @@ struct ready ready_now(struct rlm_conn *c, int fd, uint32_t wanted, uint32_t ask
 		return r;
 	}
 	r.events &= ~(uint32_t)READABLE;
-	r.head = atomic_load_explicit(&b->rx.peer->head, memory_order_acquire); // first: later data is news
+	r.head = cutover_rx_head(b); // first: later data is news
 	if (readable(c, b, fd, asked, kernel))
 		r.events |= READABLE;
 	stream_note_rx(c, b);
@@ -168,7 +178,7 @@ uint32_t ready_kernel_mask(struct rlm_conn *c, uint32_t wanted)
 
 bool ready_maybe(const struct rlm_bound *b, uint32_t wanted, uint64_t head)
 {
-	if (wanted & READABLE && atomic_load_explicit(&b->rx.peer->head, memory_order_relaxed) != head)
+	if (wanted & READABLE && cutover_rx_head(b) != head)
 		return true;
 	return wanted & WRITABLE && b->tx_state == TX_RING &&
 	       atomic_load_explicit(&b->tx.mine->head, memory_order_relaxed) -
