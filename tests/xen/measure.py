@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-2-Clause
 """measure.py FILE: the table of what measure.sh has measured, medians and ratios, and whether the goals are reached. Lines of FILE:
-name, carrier (tcp or ring), value, and percent of a processor that u2, u1 and dom0 took, with tabs between them. Exits with 1 if a goal is missed."""
+name, carrier (tcp or ring), value, and percent of a processor that u2, u1 and dom0 took, with tabs between them; and lines "idle", which tell what
+looking takes: that much is subtracted. Exits with 1 if a goal is missed."""
 import statistics
 import sys
 
@@ -25,7 +26,13 @@ def main():
         for line in file:
             name, carrier, *values = line.rstrip("\n").split("\t")
             results.setdefault(name, {}).setdefault(carrier, []).append([float(value) for value in values])
-    print("Medians; CPU: percent of one processor that u2, u1 and dom0 took, as Xen counts.")
+    idle = [median(results["idle"]["none"], column) for column in range(4)]
+    del results["idle"]
+    for carriers in results.values():
+        for rows in carriers.values():
+            rows[:] = [[row[0]] + [max(row[column] - idle[column], 0) for column in (1, 2, 3)] for row in rows]
+    print("Medians; CPU: percent of one processor that u2, u1 and dom0 took, as Xen counts, more than when idle "
+          f"({idle[1]:.0f}, {idle[2]:.0f}, {idle[3]:.0f}).")
     print(f"{'':22}  {'TCP':>8} {'from-to':>15} {'CPU u2':>6} {'u1':>5} {'dom0':>5}   {'ring':>8} {'from-to':>15} {'CPU u2':>6} {'u1':>5} {'dom0':>5}   {'ratio':>6}")
     missed = []
     for name, carriers in results.items():
