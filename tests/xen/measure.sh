@@ -3,7 +3,7 @@
 # The part of run.sh that measures: TCP over netfront and netback against rings, between u1 and u2. The two take turns, several times over;
 # measure.py makes the table of medians. RLM_XEN_ROUNDS: how often (default: 3).
 #
-# Connections that end with their first request are never moved with the settings that users get: what is measured is that librlm does not slow them down.
+# Connections that end with their first request are never moved with the settings that users get: what is measured is whether librlm slows them down.
 # RLM_PROMOTE=eager offers each of them to the broker all the same, which does; that is a row of its own.
 
 # Processor seconds that Xen gave to each domain, and the time: "u2 u1 dom0 now"
