@@ -68,14 +68,19 @@ int64_t stream_peek(struct rlm_bound *b, int fd, const struct cursor *at, uint64
 int64_t stream_peek_all(struct rlm_conn *c, int fd, const struct iovec *iov, int iovcnt, int flags)
 {
 	const struct timespec moment = {.tv_nsec = 1000000};
+	struct deadline deadline = {0};
+	struct timespec left;
 	int64_t n, last = -1;
 	bool nonblock = (flags | conn_is_nonblock(c)) & MSG_DONTWAIT;
 
+	deadline_start(&deadline, stream_timeout_ns(fd, SO_RCVTIMEO));
 	for (;;) {
 		n = stream_recv(c, fd, iov, iovcnt, flags & ~MSG_WAITALL);
 		if (n <= 0 || (uint64_t)n >= iov_total(iov, iovcnt) || nonblock)
 			return n;
 		if (sys_poll_now(stream_fd(c, fd), POLLRDHUP) > 0 && n == last)
+			return n;
+		if (deadline.set && !deadline_left(&deadline, &left))
 			return n;
 		last = n;
 		if (sys_call2(SYS_nanosleep, &moment, NULL) == -EINTR)

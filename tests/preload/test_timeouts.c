@@ -288,8 +288,21 @@ static void low_water_short(void **state)
 	recv_end(p->b);
 }
 
+// One that peeks and waits for all of it gives up as well.
+static void peek_for_all_times_out(void **state)
+{
+	struct pair *p = *state;
+	char buffer[10];
+
+	set_timeout(p->b, SO_RCVTIMEO, 100);
+	send_text(p->a, "abc");
+	assert_returns(recv(p->b, buffer, sizeof(buffer), MSG_PEEK | MSG_WAITALL), 3);
+	recv_text(p->b, "abc");
+}
+
 // clang-format off
 static const struct CMUnitTest tests[] = {
+    TEST_SETTLED(peek_for_all_times_out),
     TEST_SETTLED(receive_times_out),
     TEST_SETTLED(waitall_times_out),
     TEST_SETTLED(waitall_times_out_in_pieces),
