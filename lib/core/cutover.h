@@ -12,8 +12,7 @@ enum tx_way {
 	TX_WAY_BLOCKED, // the kernel must take what is owed first: wait until TCP is writable
 };
 
-// tx_lock. Pays what is owed, begins or ends a round when it is time. `more`: payload follows at once, and, on the ring, cutover_tx_pay() after
-// it if something is owed.
+// tx_lock. Pays what is owed, begins or ends a round when it is time. `more`: payload for TCP follows at once.
 enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool more);
 // Whoever is in the receiver's kernel takes at most CUT and the first byte of END for payload of this round, which the receiver can tell.
 static inline bool cutover_tx_peer_is_past(const struct rlm_bound *b)

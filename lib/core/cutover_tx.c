@@ -290,11 +290,8 @@ enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool mor
 	int64_t written;
 	uint32_t round;
 
-	if (b->tx_state == TX_RING && peer_has_answered_probe(b, fd)) {
-		// With all these bytes unread on TCP there would have been no FIN before the reset, and another error.
-		cutover_keep_error(b, -ECONNRESET);
+	if (b->tx_state == TX_RING && peer_has_answered_probe(b, fd))
 		b->tx_dead = 1;
-	}
 	if (b->tx_dead)
 		return TX_WAY_PLAIN;
 	if (b->tx_state == TX_RING)
@@ -310,8 +307,7 @@ enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool mor
 		written = tcp_written_confirmed(fd, c->flags & RLM_CONN_ACTIVE);
 		if (written >= 0 && begin(b, round, (uint64_t)written)) {
 			end_if_wanted(b, fd);
-			if (!more || b->tx_state != TX_RING) // else CUT comes behind the first payload, and whoever it wakes finds that
-				pay(b, fd, false);
+			pay(b, fd, false);
 			if (b->tx_dead) // the peer is gone: the kernel tells the caller, nothing was put into the ring
 				return TX_WAY_PLAIN;
 		}

@@ -186,13 +186,6 @@ static int64_t forbidden_flags(struct rlm_conn *c, int fd, struct load *load, ui
 	return kernel_send(c, fd, load, total, flags, false);
 }
 
-// tx_lock. The END makes the kernel of a receiver who has closed answer.
-static void tell_left(struct rlm_conn *c, struct rlm_bound *b, int fd)
-{
-	cutover_tx(c, b, fd, false);
-	stream_note_tx(c, b);
-}
-
 // tx_lock. The bytes were put into the ring of a receiver who has closed. If none of them was read, and TCP knows, its answer is that of this
 // call. Else they came before the close, or are the first that a closed receiver is sent, and the END makes its kernel answer.
 int64_t stream_sent_to_left(struct rlm_conn *c, struct rlm_bound *b, int fd, int flags, int64_t done)
@@ -206,7 +199,8 @@ int64_t stream_sent_to_left(struct rlm_conn *c, struct rlm_bound *b, int fd, int
 		if (r < 0)
 			return r;
 	}
-	tell_left(c, b, fd);
+	cutover_tx(c, b, fd, false);
+	stream_note_tx(c, b);
 	return done;
 }
 
@@ -224,7 +218,6 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 	uint64_t done = 0;
 	struct rlm_bound *b;
 	enum tx_way way;
-	bool fast;
 	int64_t n;
 
 	if (__builtin_expect(flags & ~STREAM_SEND_FLAGS, 0))
@@ -252,8 +245,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 			stream_find_lost(c, fd);
 			continue;
 		}
-		fast = atomic_load_explicit(&b->tx_fast, memory_order_relaxed);
-		if (fast) {
+		if (atomic_load_explicit(&b->tx_fast, memory_order_relaxed)) {
 			way = TX_WAY_RING;
 		} else {
 			way = cutover_tx(c, b, fd, true);
@@ -265,8 +257,6 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 		}
 		if (way == TX_WAY_RING) {
 			n = ring_send(c, b, load, total - done);
-			if (__builtin_expect(cutover_tx_owes(b), 0))
-				cutover_tx_pay(b, fd);
 			if (__builtin_expect(n < 0, 0)) {
 				stream_break(c, b, fd);
 				rlm_lock_drop(&c->tx_lock);
@@ -280,10 +270,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 				return done ? (int64_t)done : load->error;
 			}
 			if (done == total || load->more) {
-				if (fast)
-					done = (uint64_t)stream_sent(c, b, fd, flags, (int64_t)done);
-				else if (cutover_tx_peer_left(b)) // since cutover_tx() looked, when these bytes came
-					tell_left(c, b, fd);
+				done = (uint64_t)stream_sent(c, b, fd, flags, (int64_t)done);
 				stream_drop_often(c, b, &c->tx_lock, &b->tx_habit);
 				return (int64_t)done;
 			}

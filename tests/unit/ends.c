@@ -144,7 +144,6 @@ int64_t end_send(struct end *e, const void *data, uint64_t n)
 	ring_put(r, head, data, n);
 	ring_publish(r, head + n);
 	wake_receiver(&e->b);
-	cutover_tx_pay(&e->b, e->fd);
 	return (int64_t)n;
 }
 
