@@ -29,8 +29,8 @@ SWITCH_AFTER = {"demote-mid": 13, "flap": 7}
 SWITCH_AFTER_BULK = {"demote-mid": 300007, "flap": 10007}
 BULK = {"test_bulk", "test_bulk_fortified", "test_full", "test_threads", "test_sendfile"}
 
-# Programs that see that TCP takes what a full ring does not, or finds out about a dead peer. In others a ring that is full stays full.
-CAPACITY = {"test_capacity", "test_hostile"}
+# Programs that see that TCP takes what a full ring does not, or count on it, or find out about a dead peer. In others a full ring stays full.
+CAPACITY = {"test_capacity", "test_fork", "test_hostile"}
 
 here = os.path.dirname(os.path.abspath(__file__))
 
