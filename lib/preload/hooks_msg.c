@@ -210,18 +210,7 @@ static bool error_waits(struct rlm_conn *c, int fd)
 
 static bool time_is_over(const struct timespec *end, struct timespec *left)
 {
-	struct timespec now;
-
-	rlm_clock_now(&now);
-	left->tv_sec = end->tv_sec - now.tv_sec;
-	left->tv_nsec = end->tv_nsec - now.tv_nsec;
-	if (left->tv_nsec < 0) {
-		left->tv_nsec += 1000000000;
-		left->tv_sec--;
-	}
-	if (left->tv_sec < 0)
-		*left = (struct timespec){0, 0};
-	return left->tv_sec == 0 && left->tv_nsec == 0;
+	return !rlm_clock_left(end, left) || (left->tv_sec == 0 && left->tv_nsec == 0);
 }
 
 // The time-out is looked at between messages only, as recvmmsg(2) says of itself; what is left of it is told.

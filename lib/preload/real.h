@@ -42,6 +42,23 @@ void rlm_real_init(void);
 // another preloaded library may show the program another time.
 void rlm_clock_init(void);
 void rlm_clock_now(struct timespec *now);
+// What is left until then. false: it has passed, *left is 0.
+static inline bool rlm_clock_left(const struct timespec *until, struct timespec *left)
+{
+	struct timespec now;
+
+	rlm_clock_now(&now);
+	left->tv_sec = until->tv_sec - now.tv_sec;
+	left->tv_nsec = until->tv_nsec - now.tv_nsec;
+	if (left->tv_nsec < 0) {
+		left->tv_nsec += 1000000000;
+		left->tv_sec--;
+	}
+	if (left->tv_sec >= 0)
+		return true;
+	*left = (struct timespec){0, 0};
+	return false;
+}
 
 #define RLM_EXPORT __attribute__((visibility("default")))
 

@@ -170,23 +170,9 @@ static inline void deadline_start(struct deadline *d, uint64_t timeout_ns)
 	deadline_set(d, timeout_ns);
 }
 
-// false: it has passed, *left is 0.
 static inline bool deadline_left(const struct deadline *d, struct timespec *left)
 {
-	struct timespec now;
-
-	rlm_clock_now(&now);
-	left->tv_sec = d->at.tv_sec - now.tv_sec;
-	left->tv_nsec = d->at.tv_nsec - now.tv_nsec;
-	if (left->tv_nsec < 0) {
-		left->tv_nsec += 1000000000;
-		left->tv_sec--;
-	}
-	if (left->tv_sec >= 0)
-		return true;
-	left->tv_sec = 0;
-	left->tv_nsec = 0;
-	return false;
+	return rlm_clock_left(&d->at, left);
 }
 
 // A thread that is going to wait (or an armed epoll item) is a user: the connection stays as it is, even if the application closes the
