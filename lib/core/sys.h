@@ -152,17 +152,24 @@ static inline long sys_futex_wake(const _Atomic uint32_t *word, int count)
 	return sys_call3(SYS_futex, word, FUTEX_WAKE, count);
 }
 
-// Sleeps while *a == a_value and *b == b_value. `deadline`: absolute CLOCK_MONOTONIC or NULL.
-// -EINTR only with a deadline or for a handler without SA_RESTART, just like a socket call.
+static inline struct futex_waitv sys_word(const _Atomic uint32_t *word, uint32_t value)
+{
+	return (struct futex_waitv){.val = value, .uaddr = (uintptr_t)word, .flags = FUTEX_32};
+}
+
+// Sleeps while all of the words have their values. `deadline`: absolute CLOCK_MONOTONIC or NULL.
+// -EINTR only for a handler without SA_RESTART: after any other the kernel looks at the words again, and sleeps on.
+static inline long sys_futex_wait_any(const struct futex_waitv *words, unsigned n, const struct timespec *deadline)
+{
+	return sys_call5(SYS_futex_waitv, words, n, 0, deadline, CLOCK_MONOTONIC);
+}
+
 static inline long sys_futex_wait2(const _Atomic uint32_t *a, uint32_t a_value, const _Atomic uint32_t *b,
 				   uint32_t b_value, const struct timespec *deadline)
 {
-	struct futex_waitv w[2] = {
-		{.val = a_value, .uaddr = (uintptr_t)a, .flags = FUTEX_32},
-		{.val = b_value, .uaddr = (uintptr_t)b, .flags = FUTEX_32},
-	};
+	const struct futex_waitv words[2] = {sys_word(a, a_value), sys_word(b, b_value)};
 
-	return sys_call5(SYS_futex_waitv, w, 2, 0, deadline, CLOCK_MONOTONIC);
+	return sys_futex_wait_any(words, 2, deadline);
 }
 
 // Milliseconds on a clock that only goes forward, some of them late.

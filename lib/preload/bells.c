@@ -15,6 +15,7 @@ static __thread struct {
 	int32_t owner; // process it was made in
 	uint32_t count;
 	uint32_t epoch; // of doorbell numbers, see fd_internal_epoch
+	bool rung;	// the last poll showed rings, which are still to be harvested
 	int known[BELLS_KNOWN];
 } bells;
 
@@ -47,6 +48,7 @@ static int bells_fd(void)
 	bells.epoll_fd = fd_make_internal((int)fd) + 1;
 	bells.owner = pid;
 	bells.count = 0;
+	bells.rung = false;
 	pthread_once(&bells_once, bells_init_key);
 	pthread_setspecific(bells_key, (void *)(intptr_t)bells.epoll_fd);
 	return bells.epoll_fd - 1;
@@ -57,6 +59,7 @@ static void bells_give_up(void)
 {
 	fd_close_internal(bells.epoll_fd - 1);
 	bells.epoll_fd = 0;
+	bells.rung = false;
 	pthread_setspecific(bells_key, NULL);
 }
 
@@ -83,8 +86,9 @@ void bells_harvest(void)
 {
 	struct epoll_event stale[16];
 
-	while (bells.epoll_fd && sys_call6(SYS_epoll_pwait, bells.epoll_fd - 1, stale, 16, 0, NULL, 8) == 16)
+	while (bells.rung && sys_call6(SYS_epoll_pwait, bells.epoll_fd - 1, stale, 16, 0, NULL, 8) == 16)
 		;
+	bells.rung = false;
 }
 
 #define BLIND_NS 1000000 // without bells: how often to look
@@ -98,15 +102,10 @@ int bells_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *left, const
 	if (bells.epoll_fd) {
 		fds[n] = (struct pollfd){.fd = bells.epoll_fd - 1, .events = POLLIN};
 		r = REAL(ppoll)(fds, n + 1, left, mask);
+		bells.rung = bells.epoll_fd && r > 0 && fds[n].revents;
 		if (r >= 0 || errno != EINVAL) // EINVAL: n alone is all that RLIMIT_NOFILE allows
 			return r;
 	}
 	r = REAL(ppoll)(fds, n, last ? left : &moment, mask);
 	return r == 0 && !last ? 1 : r;
-}
-
-void bells_prepare(int doorbell)
-{
-	bells_add(doorbell);
-	bells_harvest();
 }

@@ -11,9 +11,7 @@
 // descriptor can be had for the bells, it says so every millisecond. A cancellation point.
 int bells_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *left, const sigset_t *mask);
 void bells_add(int doorbell);
-// Forgets old rings. Before listening (wake.h): what rings after that is seen by the poll.
+// Forgets old rings that a poll has shown, before it would show them again. What rings after that is seen by the next poll.
 void bells_harvest(void);
-// Both of these for one doorbell.
-void bells_prepare(int doorbell);
 
 #endif

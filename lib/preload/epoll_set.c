@@ -378,7 +378,7 @@ void item_disarm(struct instance *ep, struct item *it)
 		return;
 	b = stream_bound(conn_of(it));
 	if (b)
-		ready_unlisten(b, it->w->listening);
+		ready_unlisten(b, it->w->listening, READY_BY_DOORBELL);
 	ready_release(conn_of(it));
 	it->w->armed = false;
 	ep->armed--;
@@ -406,7 +406,7 @@ void item_arm(struct instance *ep, struct item *it)
 	if (!b)
 		return;
 	it->w->listening = it->events & (EPOLL_READABLE | EPOLL_WRITABLE | EPOLLRDHUP);
-	ready_listen(b, it->w->listening);
+	ready_listen(b, it->w->listening, READY_BY_DOORBELL);
 	it->w->armed = true;
 	ep->armed++;
 }

@@ -7,8 +7,10 @@
 // the copy fail (core/copy.h), and does with all others what would have been done without it. A thread that has them blocked, or a program
 // that ignores them, is killed by the kernel without asking anyone.
 //
+// Handlers are counted as they begin: poll() and calls with a time-out end for any of them, whatever its flags say.
+//
 // The kernel's record decides whether a handler is set at all; what we keep is which one. Handlers that are set by system calls that libc
-// does not make run as ever.
+// does not make run as ever, uncounted.
 #include "hooks.h"
 
 #include "copy.h"
@@ -27,16 +29,23 @@
 
 static struct rlm_lock lock; // handlers that would wait for it are put off
 bool signals_watching;       // SIGSEGV and SIGBUS are ours
+__thread _Atomic uint32_t signals_handled;
 static struct {
 	void (*_Atomic handler)(int, siginfo_t *, void *);
 	struct sigaction installed; // as the kernel has it
 	int flags;                  // as the kernel would have them without us
 } actions[SIGNALS];
 
+static void run(void (*handler)(int, siginfo_t *, void *), int signal, siginfo_t *info, void *context)
+{
+	atomic_store_explicit(&signals_handled, atomic_load_explicit(&signals_handled, memory_order_relaxed) + 1, memory_order_relaxed);
+	handler(signal, info, context);
+}
+
 static void run_or_defer(int signal, siginfo_t *info, void *context)
 {
 	if (!rlm_guard_defer(signal, info, context)) {
-		atomic_load_explicit(&actions[signal].handler, memory_order_acquire)(signal, info, context);
+		run(atomic_load_explicit(&actions[signal].handler, memory_order_acquire), signal, info, context);
 		return;
 	}
 	if (actions[signal].installed.sa_flags & (int)SA_RESETHAND) // it has not been handled yet
@@ -65,7 +74,7 @@ static void repair_or_run(int signal, siginfo_t *info, void *context)
 	}
 	if (actions[signal].flags & (int)SA_RESETHAND)
 		atomic_store_explicit(&actions[signal].handler, (void *)SIG_DFL, memory_order_relaxed);
-	handler(signal, info, context);
+	run(handler, signal, info, context);
 }
 
 // Those that an instruction raises come in the middle of anything, and cannot wait.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // poll, ppoll, select, pselect: ring state for connections that are bound, the kernel for everything else, in one answer.
 //
-// A sleeping thread listens on the doorbells of the segments concerned through an epoll instance of its own, in which they are
-// registered edge-triggered: every ring is an edge for every instance, so threads cannot take each other's. Stale edges are harvested
-// before listening; what comes after is seen by the kernel's poll.
+// A thread whose whole set is on rings, with TCP quiet, sleeps as a receive does: on the connections' own words, where nobody else's ring
+// wakes it. What TCP tells then comes by the helper thread.
+//
+// Otherwise it sleeps in the kernel's poll, and listens on the doorbells of the segments concerned through an epoll instance of its own, in
+// which they are registered edge-triggered: every ring is an edge for every instance, so threads cannot take each other's.
 //
 // A thread that sleeps in the kernel since before a connection was bound counts as receiving from it (rx_inflight). So the receiving side
 // does not go on to the ring before that thread came back, and the frame that says so stays in the socket and wakes it.
@@ -44,8 +46,10 @@ struct polling {
 	void *memory;		  // what of these is not on the stack
 	uint64_t timeout_ns;      // 0 and not forever: do not wait
 	struct deadline deadline; // from the first sleep on
+	uint32_t signals;	  // signals_handled when the call began
 	bool forever;
-	bool listening; // doorbells are to ring for the entries' `listening`
+	bool listening; // the entries' `listening` are to wake us,
+	enum ready_by by;
 	const sigset_t *mask;
 };
 
@@ -79,10 +83,11 @@ static void make_shadow(struct polling *p)
 	for (nfds_t i = 0; i < p->n; i++) {
 		p->shadow[i] = p->fds[i];
 		p->shadow[i].revents = 0;
+		if (p->entries[i].conn)
+			p->entries[i].events = ready_events(p->entries[i].conn);
 		if (p->entries[i].kind == ENTRY_BOUND) {
 			uint32_t wanted = (uint16_t)p->fds[i].events;
 
-			p->entries[i].events = ready_events(p->entries[i].conn);
 			if (wanted & (EPOLLIN | EPOLLRDNORM))
 				wanted |= EPOLLIN; // frames come this way too
 			p->shadow[i].events = (short)ready_kernel_mask(p->entries[i].conn, wanted);
@@ -103,10 +108,8 @@ static int evaluate(struct polling *p)
 		struct ready r;
 
 		// Bound while we slept: what the kernel shows may be a frame.
-		if (e->kind == ENTRY_PLAIN && events && atomic_load_explicit(&e->conn->bound, memory_order_acquire)) {
-			e->events = ready_events(e->conn);
+		if (e->kind == ENTRY_PLAIN && events && atomic_load_explicit(&e->conn->bound, memory_order_acquire))
 			e->kind = ENTRY_BOUND;
-		}
 		if (e->kind == ENTRY_BOUND) {
 			ready_note_kernel(e->conn, e->events, (uint16_t)p->shadow[i].events, events);
 			r = ready_now(e->conn, p->fds[i].fd, (uint16_t)p->fds[i].events, (uint16_t)p->shadow[i].events, events);
@@ -121,23 +124,31 @@ static int evaluate(struct polling *p)
 	return count;
 }
 
-// All of the set is on rings, and TCP had nothing to tell: the answer without a system call. -1: the kernel has to be asked. What TCP has to
-// tell since, the helper thread counts a moment later: so this is for calls that would wait, or have something.
-static int evaluate_rings(struct polling *p)
+// All of the set is on rings, and TCP had nothing to tell. What it has to tell since, the helper thread counts a moment later: so this is
+// for calls that would wait, or have something.
+static bool needs_no_kernel(const struct polling *p)
 {
-	int count = 0;
-
 	for (nfds_t i = 0; i < p->n; i++)
 		if (p->fds[i].fd >= 0 && (p->entries[i].kind != ENTRY_BOUND ||
 					  !ready_needs_no_kernel(p->entries[i].conn, (uint16_t)p->fds[i].events)))
-			return -1;
+			return false;
+	return true;
+}
+
+// What there is without the kernel, as evaluate().
+static int evaluate_ours(struct polling *p)
+{
+	int count = 0;
+
 	for (nfds_t i = 0; i < p->n; i++) {
 		struct entry *e = &p->entries[i];
 		uint32_t wanted = (uint16_t)p->fds[i].events;
 		struct ready r = {0};
 
-		if (p->fds[i].fd >= 0)
+		if (e->kind == ENTRY_BOUND)
 			r = ready_now(e->conn, p->fds[i].fd, wanted, UINT16_MAX, 0);
+		else if (e->kind == ENTRY_EPOLL && epoll_is_ready(p->fds[i].fd))
+			r.events = POLLIN | POLLRDNORM;
 		e->head = r.head;
 		p->fds[i].revents = (short)(r.events & (wanted | POLLERR | POLLHUP | POLLNVAL));
 		count += p->fds[i].revents != 0;
@@ -209,7 +220,24 @@ static void release(struct polling *p)
 		}
 }
 
-static void listen_all(struct polling *p)
+static void listen_all(struct polling *p, enum ready_by by)
+{
+	for (nfds_t i = 0; i < p->n; i++)
+		if (p->entries[i].listening)
+			ready_listen(p->entries[i].listening, listen_mask(&p->fds[i]), by);
+	p->by = by;
+	p->listening = true;
+}
+
+static void unlisten_all(struct polling *p)
+{
+	for (nfds_t i = 0; p->listening && i < p->n; i++)
+		if (p->entries[i].listening)
+			ready_unlisten(p->entries[i].listening, listen_mask(&p->fds[i]), p->by);
+	p->listening = false;
+}
+
+static void add_bells(struct polling *p)
 {
 	for (nfds_t i = 0; i < p->n; i++) {
 		struct entry *e = &p->entries[i];
@@ -219,19 +247,6 @@ static void listen_all(struct polling *p)
 		else if (e->kind == ENTRY_EPOLL)
 			epoll_arm(p->fds[i].fd);
 	}
-	bells_harvest();
-	for (nfds_t i = 0; i < p->n; i++)
-		if (p->entries[i].listening)
-			ready_listen(p->entries[i].listening, listen_mask(&p->fds[i]));
-	p->listening = true;
-}
-
-static void unlisten_all(struct polling *p)
-{
-	for (nfds_t i = 0; i < p->n; i++)
-		if (p->entries[i].listening)
-			ready_unlisten(p->entries[i].listening, listen_mask(&p->fds[i]));
-	p->listening = false;
 }
 
 static bool fall_asleep(struct polling *p)
@@ -263,8 +278,7 @@ static void abandon(void *arg)
 	struct polling *p = arg;
 
 	wake_up(p);
-	if (p->listening)
-		unlisten_all(p);
+	unlisten_all(p);
 	release(p);
 	free(p->memory);
 }
@@ -283,28 +297,75 @@ static int sleep_in_kernel(struct polling *p, const struct timespec *left)
 	return n < 0 ? -errno : n;
 }
 
-// One sleep. > 0 or 0: look again (0 with *timed_out), < 0: -errno.
-static int sleep_once(struct polling *p, bool *timed_out)
+// In the kernel's poll. Its answer is as good as one to a look: the count of events, or 0: look again.
+static int sleep_with_kernel(struct polling *p, bool *timed_out)
 {
 	struct timespec left = {0, 0};
-	struct rlm_bound *first = first_listening(p);
-	uint64_t start = sys_ticks();
 	int n = 0;
 
-	listen_all(p);
-	// After listening everything is looked at once more; see wake.h.
+	add_bells(p);
+	bells_harvest();
+	listen_all(p, READY_BY_DOORBELL);
 	make_shadow(p);
-	if (fall_asleep(p)) {
-		n = ask_kernel_now(p);
-		if (n >= 0 && evaluate(p) == 0) {
-			if (!p->forever && !deadline_left(&p->deadline, &left))
-				*timed_out = true;
-			n = sleep_in_kernel(p, p->forever ? NULL : &left);
-			*timed_out = n == 0;
-		}
+	// After listening everything is looked at once more, see wake.h. What the kernel has ends its poll at once.
+	if (fall_asleep(p) && evaluate_ours(p) == 0) {
+		if (!p->forever && !deadline_left(&p->deadline, &left))
+			*timed_out = true;
+		n = sleep_in_kernel(p, p->forever ? NULL : &left);
+		*timed_out = n == 0;
 	}
 	wake_up(p);
 	unlisten_all(p);
+	return n > 0 ? evaluate(p) : n;
+}
+
+#define WORDS_MAX 64u
+
+// Those that news of the set changes. 0: there are too many of them, or they do not tell all.
+static unsigned collect_words(const struct polling *p, struct futex_waitv *words)
+{
+	unsigned n = 0;
+
+	if (p->mask || !needs_no_kernel(p)) // a futex does not change the signal mask
+		return 0;
+	words[n++] = sys_word(&signals_handled, p->signals);
+	for (nfds_t i = 0; i < p->n; i++) {
+		if (p->fds[i].fd < 0)
+			continue;
+		if (!p->entries[i].listening || n + 2 > WORDS_MAX)
+			return 0;
+		n += stream_words(p->entries[i].conn, p->entries[i].listening, words + n);
+	}
+	return n;
+}
+
+// 0: look again.
+static int sleep_on_words(struct polling *p, const struct futex_waitv *words, unsigned n, bool *timed_out)
+{
+	long r = 0;
+
+	listen_all(p, READY_BY_BELL);
+	// Whatever the helper thread counts from the first look on changes a word.
+	if (needs_no_kernel(p) && evaluate_ours(p) == 0)
+		r = stream_sleep(words, n, p->forever ? NULL : &p->deadline.at, abandon, p);
+	unlisten_all(p);
+	*timed_out = r == -ETIMEDOUT;
+	return r == -EINTR ? -EINTR : 0;
+}
+
+// One sleep. > 0: count of events, 0: look again, < 0: -errno.
+static int sleep_once(struct polling *p, bool *timed_out)
+{
+	struct rlm_bound *first = first_listening(p);
+	struct futex_waitv words[WORDS_MAX];
+	uint64_t start = sys_ticks();
+	unsigned words_used;
+	int n;
+
+	if (signals_handled != p->signals) // since the call began, and nothing else has come
+		return -EINTR;
+	words_used = collect_words(p, words);
+	n = words_used ? sleep_on_words(p, words, words_used, timed_out) : sleep_with_kernel(p, timed_out);
 	if (first)
 		wake_slept(&first->rx_spin, sys_ticks() - start);
 	return n;
@@ -313,34 +374,30 @@ static int sleep_once(struct polling *p, bool *timed_out)
 // Something in the set is bound (or an epoll instance of ours).
 static int poll_ours(struct polling *p)
 {
-	bool timed_out = false;
+	bool waits = p->forever || p->deadline.set || p->timeout_ns, timed_out = false;
 	int n;
 
 	for (;;) {
 		look_up(p);
-		n = timed_out ? -1 : evaluate_rings(p);
-		if (n < 0 || (n == 0 && !p->forever && !p->deadline.set && !p->timeout_ns)) {
+		n = needs_no_kernel(p) ? evaluate_ours(p) : -1;
+		if (n < 0 || (n == 0 && (!waits || timed_out))) {
 			make_shadow(p);
 			n = ask_kernel_now(p);
 			if (n < 0)
 				return n;
 			n = evaluate(p);
 		}
-		if (n || timed_out)
+		if (n || !waits || timed_out)
 			return n;
-		if (!p->forever && !p->deadline.set && !p->timeout_ns)
-			return 0;
 		helper_ensure();
 		hold(p);
 		if (!spin(p)) {
 			deadline_start(&p->deadline, p->timeout_ns);
 			n = sleep_once(p, &timed_out);
-			if (n < 0) {
-				release(p);
-				return n;
-			}
 		}
 		release(p);
+		if (n)
+			return n;
 	}
 }
 
@@ -402,6 +459,7 @@ static int run_poll(struct pollfd *fds, nfds_t n, const struct timespec *timeout
 			    .entries = few_entries,
 			    .timeout_ns = nanoseconds(timeout),
 			    .deadline = *deadline,
+			    .signals = signals_handled,
 			    .forever = !timeout,
 			    .mask = mask};
 	int r;

@@ -147,7 +147,7 @@ bool ready_needs_no_kernel(const struct rlm_conn *c, uint32_t wanted)
 	const struct rlm_bound *b = stream_bound(c);
 
 	return b && !(wanted & ~(READABLE | WRITABLE)) && !(atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_TX_SHUT) &&
-	       atomic_load_explicit(&b->tcp_quiet, memory_order_relaxed) == (RLM_TCP_QUIET | ready_events(c)) &&
+	       ready_tcp_is_quiet(b, ready_events(c)) &&
 	       (!(wanted & WRITABLE) || atomic_load_explicit(&b->tx_fast, memory_order_relaxed));
 }
 
@@ -227,20 +227,20 @@ void ready_release(struct rlm_conn *c)
 	stream_leave(c);
 }
 
-void ready_listen(struct rlm_bound *b, uint32_t wanted)
+void ready_listen(struct rlm_bound *b, uint32_t wanted, enum ready_by by)
 {
 	if (wanted & (READABLE | EPOLLRDHUP))
-		wake_listen(b, RLM_WAIT_RX_FD);
+		wake_listen(b, by == READY_BY_BELL ? RLM_WAIT_RX_FUTEX : RLM_WAIT_RX_FD);
 	if (wanted & WRITABLE)
-		wake_listen(b, RLM_WAIT_TX_FD);
+		wake_listen(b, by == READY_BY_BELL ? RLM_WAIT_TX_FUTEX : RLM_WAIT_TX_FD);
 }
 
-void ready_unlisten(struct rlm_bound *b, uint32_t wanted)
+void ready_unlisten(struct rlm_bound *b, uint32_t wanted, enum ready_by by)
 {
 	if (wanted & (READABLE | EPOLLRDHUP))
-		wake_unlisten(b, RLM_WAIT_RX_FD);
+		wake_unlisten(b, by == READY_BY_BELL ? RLM_WAIT_RX_FUTEX : RLM_WAIT_RX_FD);
 	if (wanted & WRITABLE)
-		wake_unlisten(b, RLM_WAIT_TX_FD);
+		wake_unlisten(b, by == READY_BY_BELL ? RLM_WAIT_TX_FUTEX : RLM_WAIT_TX_FD);
 }
 
 bool ready_watch_doorbell(int epoll_fd, int doorbell, uint64_t data)

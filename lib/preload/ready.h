@@ -22,7 +22,12 @@ static inline uint32_t ready_events(const struct rlm_conn *c)
 
 // The kernel was asked for `asked` of a connection; events: as ready_events() said before.
 void ready_note_kernel(struct rlm_conn *c, uint32_t events, uint32_t asked, uint32_t kernel);
-// TCP had nothing to tell then, nothing was counted since, and `wanted` is all on rings: ready_now() can do with nothing in `kernel`.
+// TCP had nothing to tell then, and nothing was counted until `events`. Something may have come: the helper thread counts it a moment later.
+static inline bool ready_tcp_is_quiet(const struct rlm_bound *b, uint32_t events)
+{
+	return atomic_load_explicit(&b->tcp_quiet, memory_order_relaxed) == (RLM_TCP_QUIET | events);
+}
+// TCP is quiet, and `wanted` is all on rings: ready_now() can do with nothing in `kernel`.
 bool ready_needs_no_kernel(const struct rlm_conn *c, uint32_t wanted);
 
 // kernel: what TCP shows of the events in `asked`; what else is needed of it is asked for here. Looks at the rings, eats frames. c need not be
@@ -40,9 +45,10 @@ struct rlm_bound *ready_hold(struct rlm_conn *c);
 // The same for longer; NULL also when the connection is leaving its slot: then only TCP has news.
 struct rlm_bound *ready_hold_to_sleep(struct rlm_conn *c);
 void ready_release(struct rlm_conn *c);
-// Somebody is going to sleep in poll or epoll for `wanted`; the doorbell will ring. The binding is held.
-void ready_listen(struct rlm_bound *b, uint32_t wanted);
-void ready_unlisten(struct rlm_bound *b, uint32_t wanted);
+// Somebody is going to sleep for `wanted`: in poll or epoll, where the doorbell will ring, or on the bell. The binding is held.
+enum ready_by { READY_BY_DOORBELL, READY_BY_BELL };
+void ready_listen(struct rlm_bound *b, uint32_t wanted, enum ready_by by);
+void ready_unlisten(struct rlm_bound *b, uint32_t wanted, enum ready_by by);
 
 // Edge-triggered on a descriptor: makes `epoll_fd` readable when the doorbell rings. Known ones are remembered by the caller. false: it cannot.
 bool ready_watch_doorbell(int epoll_fd, int doorbell, uint64_t data);

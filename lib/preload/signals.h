@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// SIGSEGV and SIGBUS as the answer to a bad buffer, see hooks_signal.c.
+// Signal handlers: SIGSEGV and SIGBUS as the answer to a bad buffer, and whether one ran; see hooks_signal.c.
 #ifndef RLM_SIGNALS_H
 #define RLM_SIGNALS_H
 
 #include <stdbool.h>
+#include <stdint.h>
+
+// Handlers of the application that have begun in this thread. A sleep that any handler is to end sleeps on this word too: the kernel
+// looks at it again after a handler with SA_RESTART.
+extern __thread _Atomic uint32_t signals_handled;
 
 extern bool signals_watching;
 

@@ -11,6 +11,7 @@
 #include "helper.h"
 #include "real.h"
 #include "settings.h"
+#include "signals.h"
 #include "stream.h"
 #include "sys.h"
 #include "wake.h"
@@ -147,6 +148,7 @@ static inline int conn_is_nonblock(const struct rlm_conn *c)
 
 struct deadline {
 	bool set;
+	uint32_t signals; // signals_handled when it was set
 	struct timespec at;
 };
 
@@ -159,6 +161,7 @@ static inline void deadline_set(struct deadline *d, uint64_t timeout_ns)
 		d->at.tv_nsec -= 1000000000;
 		d->at.tv_sec++;
 	}
+	d->signals = signals_handled;
 	d->set = true;
 }
 
@@ -232,6 +235,11 @@ int stream_wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 int stream_wait_tcp_writable(struct rlm_conn *c, int fd, struct deadline *d);
 // No lock held: until something happens to the connection (another thread leaves the kernel).
 int stream_wait_event(struct rlm_conn *c, uint32_t seen, struct deadline *d);
+
+// As sys_futex_wait_any(), and a cancellation point. abandon: if the thread is cancelled or a handler jumps out.
+long stream_sleep(const struct futex_waitv *words, unsigned n, const struct timespec *deadline, void (*abandon)(void *), void *arg);
+// Which words change when the peer rings the bell of b, or anything happens to its connection; at most two. Before listening, see wake.h.
+unsigned stream_words(const struct rlm_conn *c, const struct rlm_bound *b, struct futex_waitv *words);
 
 // Under tx_lock / rx_lock: make the statistics show the carrier of now.
 void stream_note_tx(struct rlm_conn *c, const struct rlm_bound *b);

@@ -50,6 +50,7 @@ static void note(struct rlm_conn *c, _Atomic uint8_t *carrier, uint8_t now)
 	atomic_store_explicit(carrier, now, memory_order_relaxed);
 	atomic_fetch_add_explicit(&s->switches, 1, memory_order_relaxed);
 	stream_note_why(c);
+	wake_conn(c); // who sleeps for one carrier looks at the other
 }
 
 void stream_note_tx(struct rlm_conn *c, const struct rlm_bound *b)

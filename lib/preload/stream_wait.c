@@ -2,23 +2,58 @@
 // Waiting in blocking calls: spin while that pays, then sleep on the peer's bell and the connection's own event count.
 #include <pthread.h>
 
-#include "bells.h"
+#include "ready.h"
 #include "stream_internal.h"
 
-// What a thread that is cancelled in its sleep leaves behind.
+struct abandoned {
+	void (*abandon)(void *);
+	void *arg;
+};
+
+static void leave_sleep(void *arg)
+{
+	const struct abandoned *a = arg;
+	int type;
+
+	pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &type); // a jump leaves it as it was in the sleep
+	a->abandon(a->arg);
+}
+
+long stream_sleep(const struct futex_waitv *words, unsigned n, const struct timespec *deadline, void (*abandon)(void *), void *arg)
+{
+	struct abandoned abandoned = {abandon, arg};
+	struct _pthread_cleanup_buffer cleanup;
+	int type;
+	long r;
+
+	_pthread_cleanup_push(&cleanup, leave_sleep, &abandoned);
+	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
+	r = sys_futex_wait_any(words, n, deadline);
+	pthread_setcanceltype(type, NULL);
+	_pthread_cleanup_pop(&cleanup, 0);
+	return r;
+}
+
+unsigned stream_words(const struct rlm_conn *c, const struct rlm_bound *b, struct futex_waitv *words)
+{
+	const _Atomic uint32_t *bell = &b->tx.peer->bell;
+	unsigned n = 0;
+
+	words[n++] = sys_word(&c->events, atomic_load_explicit(&c->events, memory_order_acquire));
+	// What another kernel writes wakes nobody here: the helper thread passes its doorbell on to the connection's own count.
+	if (!b->bell_port)
+		words[n++] = sys_word(bell, atomic_load_explicit(bell, memory_order_acquire));
+	return n;
+}
+
+// A thread in its sleep, and what it leaves behind when it is cancelled there.
 struct sleep {
 	struct rlm_conn *c;
 	struct rlm_bound *b;
 	uint32_t bit;
-	long result;
+	struct futex_waitv words[3];
+	unsigned n;
 };
-
-static void woken(void *arg)
-{
-	struct sleep *s = arg;
-
-	wake_unlisten(s->b, s->bit);
-}
 
 static void let_go(struct rlm_bound *b)
 {
@@ -29,47 +64,29 @@ static void cancelled(void *arg)
 {
 	struct sleep *s = arg;
 
-	woken(arg);
+	wake_unlisten(s->b, s->bit);
 	let_go(s->b);
 	stream_leave(s->c);
 }
 
-static int outcome(long r)
+
+static void begin(struct sleep *s)
 {
+	s->n = stream_words(s->c, s->b, s->words);
+	wake_listen(s->b, s->bit);
+}
+
+// Like a socket call: a signal handler with SA_RESTART lets it sleep on, unless there is a time-out. words: with room for one more.
+static int sleep_on(struct futex_waitv *words, unsigned n, const struct deadline *d, void (*abandon)(void *), void *arg)
+{
+	long r;
+
+	if (d->set && d->signals != signals_handled) // and nothing else has come
+		return -EINTR;
+	if (d->set)
+		words[n++] = sys_word(&signals_handled, d->signals);
+	r = stream_sleep(words, n, d->set ? &d->at : NULL, abandon, arg);
 	return r == -ETIMEDOUT ? -EAGAIN : r == -EINTR ? -EINTR : 0;
-}
-
-// Like a socket call: a signal handler with SA_RESTART lets it sleep on. A cancellation point.
-static void sleep_forever(struct sleep *s, uint32_t bell, uint32_t events)
-{
-	// What another kernel writes wakes nobody here: the helper thread passes its doorbell on to the connection's own count.
-	bool alone = s->b->bell_port != 0;
-	const _Atomic uint32_t *word = alone ? &s->c->events : &s->b->tx.peer->bell;
-	struct _pthread_cleanup_buffer cleanup;
-	int type;
-
-	_pthread_cleanup_push(&cleanup, cancelled, s);
-	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
-	s->result = sys_futex_wait2(word, alone ? events : bell, &s->c->events, events, NULL);
-	pthread_setcanceltype(type, NULL);
-	_pthread_cleanup_pop(&cleanup, 0);
-}
-
-// Like a socket call with a time-out: any signal handler ends it. futex_waitv would be restarted, poll is not.
-static void sleep_until(struct sleep *s, int fd, short events, const struct deadline *d)
-{
-	struct pollfd p[2] = {{.fd = fd, .events = events}};
-	struct _pthread_cleanup_buffer cleanup;
-	struct timespec left;
-
-	s->result = -ETIMEDOUT;
-	if (!deadline_left(d, &left))
-		return;
-	_pthread_cleanup_push(&cleanup, cancelled, s);
-	s->result = bells_ppoll(p, 1, &left, NULL);
-	_pthread_cleanup_pop(&cleanup, 0);
-	if (s->result <= 0)
-		s->result = s->result < 0 ? -errno : -ETIMEDOUT;
 }
 
 // The slot is being left: only TCP has news, and the helper tells.
@@ -87,37 +104,36 @@ static int wait_without_slot(struct rlm_conn *c, int fd, struct deadline *d)
 static int wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d)
 {
 	const struct rlm_slot_shared *peer = b->rx.peer;
-	struct sleep sleep = {c, b, 0, 0};
+	struct sleep sleep = {.c = c, .b = b, .bit = RLM_WAIT_RX_FUTEX};
 	uint64_t head = b->rx.cached, start;
-	uint32_t round = atomic_load_explicit(&peer->tx_round, memory_order_relaxed), bell, events;
-	bool ready, tcp = false, from_ring = b->rx_state == RX_RING && !b->rx_asked;
+	uint32_t round = atomic_load_explicit(&peer->tx_round, memory_order_relaxed);
+	uint32_t events = ready_events(c); // under the lock: what others make of the state is news
+	bool ready, from_ring = b->rx_state == RX_RING && !b->rx_asked, quiet = from_ring && ready_tcp_is_quiet(b, events);
 	short news = b->rx_past ? POLLIN | POLLRDHUP : POLLRDHUP; // CUT is for whoever is still in the kernel
-	int r;
+	long tcp = 0;
+	int r = 0;
 
-	events = atomic_load_explicit(&c->events, memory_order_acquire); // under the lock: what others make of the state is news
 	rlm_lock_drop(&c->rx_lock);
 	helper_ensure();
 	if (from_ring && (wake_hold_back(b) || wake_spin(&peer->head, head, &b->rx_spin)))
 		return 0;
-	sleep.bit = d->set ? RLM_WAIT_RX_FD : RLM_WAIT_RX_FUTEX;
-	if (d->set)
-		bells_prepare(b->doorbell_mine);
 	start = sys_ticks();
-	bell = atomic_load_explicit(&peer->bell, memory_order_acquire);
-	wake_listen(b, sleep.bit);
+	begin(&sleep);
 	ready = (from_ring && atomic_load_explicit(&peer->head, memory_order_acquire) != head) ||
 		atomic_load_explicit(&peer->tx_round, memory_order_acquire) != round ||
-		atomic_load_explicit(&c->events, memory_order_acquire) != events;
-	if (!ready)
-		ready = tcp = sys_poll_now(fd, news) != 0;
-	if (!ready && d->set)
-		sleep_until(&sleep, fd, news, d);
-	else if (!ready)
-		sleep_forever(&sleep, bell, events);
-	woken(&sleep);
+		ready_events(c) != events;
+	if (!ready && !quiet) {
+		tcp = sys_poll_now(fd, news);
+		ready_note_kernel(c, events, (uint32_t)news, (uint32_t)tcp);
+		quiet = from_ring && news & POLLIN && !tcp;
+	}
+	if (!ready && !tcp)
+		r = sleep_on(sleep.words, sleep.n, d, cancelled, &sleep);
+	wake_unlisten(b, sleep.bit);
 	wake_slept(&b->rx_spin, sys_ticks() - start);
-	r = outcome(sleep.result);
-	return r < 0 ? r : tcp || !ready;
+	if (r < 0)
+		return r;
+	return tcp || (!ready && !(quiet && ready_events(c) == events));
 }
 
 int stream_wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d)
@@ -138,37 +154,29 @@ int stream_wait_data(struct rlm_conn *c, struct rlm_bound *b, int fd, struct dea
 static int wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d)
 {
 	const struct rlm_slot_shared *peer = b->tx.peer;
-	struct sleep sleep = {c, b, 0, 0};
+	struct sleep sleep = {.c = c, .b = b, .bit = RLM_WAIT_TX_FUTEX};
 	uint64_t tail = b->tx.cached, start;
-	uint32_t round = b->tx_round, bell, events;
+	uint32_t round = b->tx_round;
 	short closed;
-	bool ready;
+	int r = 0;
 
 	rlm_lock_drop(&c->tx_lock);
 	helper_ensure();
 	if (wake_spin(&peer->tail, tail, &b->tx_spin))
 		return 0;
-	sleep.bit = d->set ? RLM_WAIT_TX_FD : RLM_WAIT_TX_FUTEX;
-	if (d->set)
-		bells_prepare(b->doorbell_mine);
 	start = sys_ticks();
 	closed = b->tx_probed ? 0 : POLLRDHUP; // after that only an error is news
-	bell = atomic_load_explicit(&peer->bell, memory_order_acquire);
-	events = atomic_load_explicit(&c->events, memory_order_acquire);
-	wake_listen(b, sleep.bit);
-	ready = atomic_load_explicit(&peer->tail, memory_order_acquire) != tail ||
+	begin(&sleep);
+	if (atomic_load_explicit(&peer->tail, memory_order_acquire) != tail ||
 		cutover_tx_is_asked(b) || (b->tx_stop && !b->tx_need) || b->tx_dead ||
 		b->tx_state != TX_RING || b->tx_round != round || // taken back and begun anew: empty, with the tail where it was
-		sys_poll_now(fd, closed) != 0;
-	if (!ready && d->set)
-		sleep_until(&sleep, fd, closed, d);
-	else if (!ready)
-		sleep_forever(&sleep, bell, events);
-	else
+		sys_poll_now(fd, closed) != 0)
 		b->tx_stop |= sys_poll_now(fd, POLLRDHUP) > 0; // the helper says so too, a little later
-	woken(&sleep);
+	else
+		r = sleep_on(sleep.words, sleep.n, d, cancelled, &sleep);
+	wake_unlisten(b, sleep.bit);
 	wake_slept(&b->tx_spin, sys_ticks() - start);
-	return outcome(sleep.result);
+	return r;
 }
 
 int stream_wait_room(struct rlm_conn *c, struct rlm_bound *b, int fd, struct deadline *d)
@@ -189,17 +197,10 @@ static void user_cancelled(void *conn)
 
 int stream_wait_event(struct rlm_conn *c, uint32_t seen, struct deadline *d)
 {
-	struct _pthread_cleanup_buffer cleanup;
-	int type;
-	long r;
+	struct futex_waitv words[2] = {sys_word(&c->events, seen)};
 
 	helper_ensure();
-	_pthread_cleanup_push(&cleanup, user_cancelled, c);
-	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
-	r = sys_futex_wait2(&c->events, seen, &c->events, seen, d->set ? &d->at : NULL);
-	pthread_setcanceltype(type, NULL);
-	_pthread_cleanup_pop(&cleanup, 0);
-	return outcome(r);
+	return sleep_on(words, 1, d, user_cancelled, c);
 }
 
 // A poll would not be restarted after a signal, as a send is. The look has the kernel tell the helper when there is room, and the helper us.
