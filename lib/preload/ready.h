@@ -4,6 +4,7 @@
 #define RLM_READY_H
 
 #include "fdtable.h"
+#include "helper.h"
 
 // Events are EPOLL* bits, which have poll()'s values for those that poll() has.
 
@@ -25,7 +26,8 @@ void ready_note_kernel(struct rlm_conn *c, uint32_t events, uint32_t asked, uint
 // TCP had nothing to tell then, and nothing was counted until `events`. Something may have come: the helper thread counts it a moment later.
 static inline bool ready_tcp_is_quiet(const struct rlm_bound *b, uint32_t events)
 {
-	return atomic_load_explicit(&b->tcp_quiet, memory_order_relaxed) == (RLM_TCP_QUIET | events);
+	return atomic_load_explicit(&b->tcp_quiet, memory_order_relaxed) == (RLM_TCP_QUIET | events) &&
+	       atomic_load_explicit(&helper_running, memory_order_relaxed);
 }
 // TCP is quiet, and `wanted` is all on rings: ready_now() can do with nothing in `kernel`.
 bool ready_needs_no_kernel(const struct rlm_conn *c, uint32_t wanted);
