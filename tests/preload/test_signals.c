@@ -148,6 +148,7 @@ static void send_restarted(void **state)
 	struct sleeper sleeper;
 	unsigned char buffer[65536];
 	int64_t deadline = now_ms() + DEADLINE_MS;
+	int result;
 
 	// A send that took nothing yet is restarted; one that took a part returns it.
 	catch_signal(SIGUSR1, SA_RESTART);
@@ -163,7 +164,9 @@ static void send_restarted(void **state)
 	assert_returns(shutdown(p->a, SHUT_WR), 0);
 	while (recv(p->b, buffer, sizeof(buffer), 0) > 0 && now_ms() < deadline)
 		;
-	assert_fails(sleeper_join(&sleeper), EPIPE);
+	// A change of carrier can make room for a part of one more before the shutdown: that part is then the answer.
+	result = sleeper_join(&sleeper);
+	assert_that((result == -1 && errno == EPIPE) || (result > 0 && result < 4096));
 }
 
 static int call_ppoll(void *arg)
