@@ -63,7 +63,7 @@ static void refuse(const struct rlm_msg_bind *m)
 	union rlm_msg msg = broker_message(RLM_MSG_RELEASE, release, .link = m->link, .side = m->side,
 					   .segment = m->segment, .slot = m->slot, .epoch = m->epoch);
 
-	helper_send(&msg, -1);
+	session_send(&msg, -1);
 }
 
 static void read_flags(struct rlm_conn *c, int fd)
@@ -256,7 +256,7 @@ static void tell_of_links(void)
 		union rlm_msg msg = broker_message(RLM_MSG_KEPT, kept, .link = l->id, .side = l->side);
 
 		if (!l->lost)
-			helper_send(&msg, -1);
+			session_send(&msg, -1);
 	}
 }
 
@@ -328,16 +328,16 @@ int binding_message(const union rlm_msg *msg, int *fds)
 			return -EPROTO;
 		leaving_lost();
 		tell_of_links();
-		helper_welcome();
+		session_welcome();
 		return 0;
 	case RLM_MSG_LEAVE:
 		leaving_begin(&msg->leave);
 		return 0;
 	case RLM_MSG_RESUME:
-		helper_offer_queued();
+		session_offer_queued();
 		return 0;
 	case RLM_MSG_MOVE:
-		helper_move(msg->move.socket);
+		session_move(msg->move.socket);
 		return 0;
 	case RLM_MSG_NAMED:
 		offer_named(&msg->named);

@@ -31,19 +31,11 @@ void helper_unpin(void);
 int helper_pin_naming(const struct rlm_conn *c); // a second pin, so that other connections can be served while one is named
 void helper_unpin_naming(void);
 struct rlm_conn *helper_conn(struct rlm_conn_ref ref);
-int helper_send(const union rlm_msg *msg, int fd);
-bool helper_read_broker(void);
-int helper_broker_fd(void);
 void helper_retry(struct rlm_conn *c, unsigned ms);
 void helper_watch_conn(struct rlm_conn *c, int fd);
+void helper_watch_broker(int fd);
 void helper_watch_control(int fd);
 void helper_watch_channel(int fd);
 void helper_arm_idle(void);
-// Offers what waits for it. Not while the domain is about to move.
-void helper_offer_queued(void);
-// The broker took us.
-void helper_welcome(void);
-// Another broker is ours from now on, and of all children.
-void helper_move(const char *socket);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "binding.h"
 #include "links.h"
+#include "session.h"
 #include "stream_internal.h"
 
 static inline void set_why(struct rlm_conn *c, uint32_t why)

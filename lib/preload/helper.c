@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// The helper thread: its queue, its loop, the connections it watches.
+// The helper thread: its queue, its loop, what it watches.
 //
 // It uses the application's own descriptors, so it must not use one that the application is closing: it publishes the connection
 // as pinned, then looks whether the table still names it (both seq_cst). close() clears the entry, then looks at the pin. One
@@ -10,16 +10,14 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 
 #include "binding.h"
 #include "broker_client.h"
 #include "leaving.h"
 #include "links.h"
-#include "location.h"
+#include "session.h"
 #include "stream_internal.h"
 
 _Atomic int helper_running;
@@ -41,11 +39,7 @@ static struct {
 	uint32_t put, taken;
 	int wake_fd;
 	int epoll_fd;
-	int broker;
-	uint64_t next_connect_ms; // coarse clock
-	uint32_t connect_failures;
-	uint32_t redirects;
-	uint64_t next_idle_ms; // 0: nothing to look after
+	uint64_t next_idle_ms; // coarse clock; 0: nothing to look after
 	uint64_t next_sweep_ms; // 0: nothing is lent to forked children
 	uint64_t next_full_ms; // 0: no ring is full
 	struct {
@@ -55,7 +49,7 @@ static struct {
 	_Atomic uint32_t tid;
 	sigset_t mask; // of the thread that started it
 	uint64_t next_start_ms;
-} helper = {.wake_fd = -1, .epoll_fd = -1, .broker = -1};
+} helper = {.wake_fd = -1, .epoll_fd = -1};
 
 static _Atomic uint32_t pinned;        // index of a connection + 1
 static _Atomic uint32_t pinned_naming; // the same, while a naming lasts and other messages are served
@@ -182,27 +176,11 @@ static bool dequeue(struct job *job)
 	return any;
 }
 
-bool helper_broker_exists(void)
-{
-	static _Atomic uint64_t checked_ms;
-	static _Atomic int exists;
-	uint64_t now = sys_ms();
-
-	if (helper.broker >= 0)
-		return true;
-	if (now - atomic_load_explicit(&checked_ms, memory_order_relaxed) > 300) {
-		atomic_store_explicit(&checked_ms, now, memory_order_relaxed);
-		atomic_store_explicit(&exists, sys_call4(SYS_faccessat, AT_FDCWD, settings.socket, W_OK, 0) == 0,
-				      memory_order_relaxed);
-	}
-	return atomic_load_explicit(&exists, memory_order_relaxed);
-}
-
 void helper_offer(struct rlm_conn *c)
 {
 	struct job job = {.type = JOB_OFFER, .conn = conn_ref(c)};
 
-	if (!helper_broker_exists()) {
+	if (!session_broker_exists()) {
 		atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_NO_BROKER, memory_order_relaxed);
 		atomic_store_explicit(&c->calls, 0, memory_order_relaxed); // look again after as many calls
 		return;
@@ -299,6 +277,11 @@ void helper_watch_conn(struct rlm_conn *c, int fd)
 	watch(fd, WATCH_CONN, conn_ref(c), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
 }
 
+void helper_watch_broker(int fd)
+{
+	watch(fd, WATCH_BROKER, (struct rlm_conn_ref){0, 0}, EPOLLIN);
+}
+
 void helper_watch_control(int fd)
 {
 	watch(fd, WATCH_CONTROL, (struct rlm_conn_ref){0, 0}, EPOLLIN | EPOLLET);
@@ -323,121 +306,6 @@ void helper_arm_idle(void)
 {
 	if (!helper.next_idle_ms)
 		helper.next_idle_ms = sys_ms() + IDLE_LOOK_MS;
-}
-
-// --- the broker ---
-
-static void session_over(int error)
-{
-	log_info("broker is gone (%d), connections go on", error);
-	fd_close_internal(helper.broker);
-	helper.broker = -1;
-	helper.connect_failures = 0;
-	helper.next_connect_ms = sys_ms() + 50;
-	for (uint32_t i = 0; i < arena.table->used; i++) {
-		struct rlm_conn *c = &arena.conns[i];
-		uint32_t flags = atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_NAMING, memory_order_relaxed);
-
-		if (!(flags & RLM_CONN_OFFERED) || fd_of_conn(c) < 0)
-			continue; // nor of this process
-		atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_OFFERED, memory_order_relaxed);
-		atomic_fetch_or_explicit(&c->flags, RLM_CONN_QUEUED, memory_order_relaxed); // the next broker has to hear of it
-	}
-	leaving_far();
-}
-
-int helper_send(const union rlm_msg *msg, int fd)
-{
-	int r = helper.broker < 0 ? -ENOTCONN : broker_send(helper.broker, msg, fd);
-
-	if (r < 0 && r != -ENOTCONN)
-		session_over(r);
-	return r;
-}
-
-// The broker reads nothing more from one who does not read its answers.
-static void offer_and_listen(struct rlm_conn *c)
-{
-	binding_offer(c);
-	while (helper_read_broker())
-		;
-}
-
-void helper_offer_queued(void)
-{
-	for (uint32_t i = 0; i < arena.table->used && helper.broker >= 0 && !location->quiesce; i++) {
-		struct rlm_conn *c = &arena.conns[i];
-
-		if (conn_generation(&arena, c) & 1 && !c->bound && c->flags & RLM_CONN_QUEUED && fd_of_conn(c) >= 0)
-			offer_and_listen(c);
-	}
-}
-
-static bool connect_if_due(void)
-{
-	uint64_t now = sys_ms();
-	int fd;
-
-	if (helper.broker >= 0 || now < helper.next_connect_ms)
-		return helper.broker >= 0;
-	fd = broker_connect();
-	if (fd < 0) {
-		if (helper.connect_failures < 6)
-			helper.connect_failures++;
-		helper.next_connect_ms = now + (50u << helper.connect_failures); // up to 3.2 s
-		return false;
-	}
-	log_info("connected to broker at %s", settings.socket);
-	helper.broker = fd;
-	helper.connect_failures = 0;
-	watch(fd, WATCH_BROKER, (struct rlm_conn_ref){0, 0}, EPOLLIN);
-	binding_broker_is_back();
-	return helper.broker >= 0;
-}
-
-// One packet. false: nothing more to read now.
-bool helper_read_broker(void)
-{
-	int fds[RLM_MSG_FDS_MAX];
-	union rlm_msg msg;
-	int n;
-
-	if (helper.broker < 0)
-		return false;
-	n = broker_receive(helper.broker, &msg, fds);
-	if (n > 0)
-		n = binding_message(&msg, fds) < 0 ? -EPROTO : 1;
-	for (unsigned i = 0; i < RLM_MSG_FDS_MAX; i++)
-		if (fds[i] >= 0)
-			sys_close(fds[i]);
-	if (n < 0)
-		session_over(n);
-	return n > 0;
-}
-
-#define REDIRECTS 3 // brokers that send us on, before we take our time
-
-void helper_welcome(void)
-{
-	helper.redirects = 0;
-	helper_offer_queued();
-}
-
-void helper_move(const char *socket)
-{
-	static char paths[2][108];
-	static unsigned next;
-	char *path = paths[next++ % 2];
-
-	snprintf(path, sizeof(paths[0]), "%.*s", (int)sizeof(paths[0]) - 1, socket);
-	settings.socket = path;
-	session_over(0);
-	helper.next_connect_ms = ++helper.redirects > REDIRECTS ? sys_ms() + 1000 : 0;
-}
-
-int helper_broker_fd(void)
-{
-	return helper.broker;
 }
 
 // --- later ---
@@ -467,7 +335,7 @@ static void run_retries(uint64_t now, uint64_t *next)
 		}
 		helper.retries[i].at_ms = 0;
 		c = helper_conn(helper.retries[i].conn);
-		if (c && !c->bound && helper.broker >= 0)
+		if (c && !c->bound && session_fd() >= 0)
 			binding_offer(c);
 	}
 }
@@ -493,11 +361,8 @@ static int run_timers(void)
 	uint64_t now = sys_ms(), next = UINT64_MAX;
 	int ms;
 
-	if (helper.broker < 0) {
-		connect_if_due();
-		if (helper.broker < 0)
-			next = helper.next_connect_ms;
-	}
+	if (!session_connect_if_due())
+		next = session_next_try_ms();
 	run_retries(now, &next);
 	ms = leaving_go_on();
 	if (ms >= 0 && now + (uint64_t)ms < next)
@@ -536,20 +401,20 @@ static void run_jobs(void)
 			c = helper_conn(job.conn);
 			if (!c)
 				break;
-			if (connect_if_due())
-				offer_and_listen(c);
+			if (session_connect_if_due())
+				session_offer(c);
 			else
 				atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_NO_BROKER,
-						      memory_order_relaxed); // stays QUEUED, see helper_offer_queued()
+						      memory_order_relaxed); // stays QUEUED, see session_offer_queued()
 			break;
 		case JOB_WITHDRAW:
 			msg = broker_message(RLM_MSG_WITHDRAW, withdraw, .conn = job.conn);
-			helper_send(&msg, -1);
+			session_send(&msg, -1);
 			break;
 		case JOB_RELEASE:
 			msg.release = job.release;
 			segment_unbind(job.release.link, job.release.side, job.release.segment);
-			helper_send(&msg, -1);
+			session_send(&msg, -1);
 			break;
 		case JOB_ACTIVITY:
 			helper_arm_idle();
@@ -573,7 +438,7 @@ static void on_event(const struct epoll_event *e)
 		sys_read(helper.wake_fd, &count, sizeof(count));
 		break;
 	case WATCH_BROKER:
-		while (helper_read_broker())
+		while (session_read())
 			;
 		break;
 	case WATCH_CONTROL:
@@ -618,10 +483,9 @@ static void *helper_main(void *unused)
 
 static void close_descriptors(void)
 {
-	fd_close_internal(helper.broker);
 	fd_close_internal(helper.epoll_fd);
 	fd_close_internal(helper.wake_fd);
-	helper.broker = helper.epoll_fd = helper.wake_fd = -1;
+	helper.epoll_fd = helper.wake_fd = -1;
 }
 
 static bool open_descriptors(void)
@@ -686,7 +550,7 @@ void helper_stop(void)
 	while (!helper.tid || sys_call3(SYS_tgkill, pid, helper.tid, 0) == 0) // until the kernel knows it no more
 		sys_call0(SYS_sched_yield);
 	helper.tid = 0;
-	if (helper.broker >= 0)
+	if (session_fd() >= 0)
 		session_over(0);
 	close_descriptors();
 	atomic_store_explicit(&helper_running, 0, memory_order_release);
@@ -712,10 +576,11 @@ void helper_fork_child(void)
 	if (!atomic_load_explicit(&helper_running, memory_order_relaxed))
 		return;
 	close_descriptors();
+	session_forget();
 	fd_close_internal(arena.tickets_fd);
 	arena_drop_tickets(&arena);
 	helper.put = helper.taken = 0;
-	helper.next_connect_ms = helper.next_idle_ms = helper.next_sweep_ms = helper.next_full_ms = 0;
+	helper.next_idle_ms = helper.next_sweep_ms = helper.next_full_ms = 0;
 	atomic_store_explicit(&full_noted, false, memory_order_relaxed);
 	memset(helper.retries, 0, sizeof(helper.retries));
 	atomic_store_explicit(&helper_running, 0, memory_order_relaxed);

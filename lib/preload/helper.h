@@ -39,7 +39,5 @@ void helper_stop(void);
 // The same, but it starts again when something needs it. Connections go on as when the broker is gone.
 void helper_pause(void);
 void helper_fork_child(void);
-bool helper_broker_exists(void);
-const char *helper_socket_path(void);
 
 #endif

@@ -9,10 +9,11 @@
 #include "leaving.h"
 
 #include "binding.h"
+#include "broker_client.h"
 #include "epoll.h"
 #include "links.h"
 #include "location.h"
-#include "broker_client.h"
+#include "session.h"
 #include "stream_internal.h"
 
 #define SOON_MS 1
@@ -26,7 +27,7 @@ void leaving_begin(const struct rlm_msg_leave *m)
 	struct link *l = link_find(m->link, m->side);
 
 	if (!l) {
-		helper_send(&left, -1); // dropped meanwhile, or never inherited
+		session_send(&left, -1); // dropped meanwhile, or never inherited
 		return;
 	}
 	l->leaving = true;
@@ -99,7 +100,7 @@ static void link_step(struct link *l)
 	epoll_wait_for_lookers();
 	link_end(l);
 	if (!lost)
-		helper_send(&left, -1);
+		session_send(&left, -1);
 }
 
 static uint32_t unread;
@@ -136,7 +137,7 @@ int leaving_go_on(void)
 		if (b && b->own && stream_is_here(&arena.conns[i]))
 			retire_one(&arena.conns[i]);
 	}
-	helper_offer_queued();
+	session_offer_queued();
 	anything = leaving || unread;
 	return leaving ? SOON_MS : unread ? UNREAD_MS : -1;
 }

@@ -55,7 +55,7 @@ static void send_offer(struct rlm_conn *c, int fd, enum rlm_name_how how)
 
 	set_flags(c, RLM_CONN_OFFERED | RLM_CONN_NAMING);
 	set_why(c, RLM_WHY_MATCHING);
-	if (helper_send(&msg, fd) < 0)
+	if (session_send(&msg, fd) < 0)
 		clear_flags(c, RLM_CONN_NAMING);
 }
 
@@ -105,21 +105,21 @@ static void wait_for_ticket(_Atomic uint32_t *ticket, int fd, int reuse)
 	uint32_t open = RLM_TICKET_OPEN;
 
 	for (int i = 0; i < NAMING_PATIENCE_MS; i++) {
-		struct pollfd p = {.fd = helper_broker_fd(), .events = POLLIN};
+		struct pollfd p = {.fd = session_fd(), .events = POLLIN};
 		struct timespec tick = {.tv_nsec = 1000000};
 
 		if (atomic_load_explicit(ticket, memory_order_acquire) == RLM_TICKET_DONE || p.fd < 0)
 			break;
 		if (sys_call5(SYS_ppoll, &p, 1, &tick, 0, 8) > 0)
 			while (atomic_load_explicit(ticket, memory_order_acquire) != RLM_TICKET_DONE &&
-			       helper_read_broker())
+			       session_read())
 				;
 	}
 	if (atomic_compare_exchange_strong(ticket, &open, RLM_TICKET_CANCELLED))
 		return;
-	while (atomic_load_explicit(ticket, memory_order_acquire) == RLM_TICKET_CLAIMED && helper_broker_fd() >= 0) {
+	while (atomic_load_explicit(ticket, memory_order_acquire) == RLM_TICKET_CLAIMED && session_fd() >= 0) {
 		sys_call0(SYS_sched_yield); // microseconds; unless the broker dies in them
-		while (helper_read_broker())
+		while (session_read())
 			;
 	}
 	if (in_repair_mode(fd))
