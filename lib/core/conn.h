@@ -72,6 +72,7 @@ struct rlm_spin {
 	_Atomic uint32_t budget; // ticks
 	_Atomic uint16_t streak; // short sleeps in a row
 	_Atomic uint16_t wanted; // how many of them bring the budget back
+	_Atomic bool far;        // the peer is in another domain, which has processors of its own
 };
 
 #define RLM_TCP_QUIET (1ull << 32)

@@ -55,11 +55,13 @@ void wake_barrier_init(void)
 
 static void look_away(uint64_t ticks)
 {
-	uint64_t until = sys_ticks() + ticks;
+	uint64_t start = sys_ticks();
+	int64_t passed, enough = (int64_t)ticks;
 
-	do
+	do {
 		sys_pause();
-	while ((int64_t)(sys_ticks() - until) < 0);
+		passed = (int64_t)(sys_ticks() - start);
+	} while (passed < enough && passed > -enough); // a domain that moves to another host may find an older clock there
 }
 
 #define STORES_TAKE 1000000u // ticks, thousands of times what a store takes to be seen
@@ -128,24 +130,30 @@ void wake_conn(struct rlm_conn *c)
 		sys_futex_wake(&c->events, BELL_EVERYBODY);
 }
 
-static bool spin_enabled;
+static uint32_t spin_most;
+static bool alone; // a peer of this kernel does nothing while we spin
 
-void wake_init(unsigned cpus, int enabled)
+void wake_init(unsigned cpus, uint32_t most)
 {
-	spin_enabled = enabled && cpus > 1;
+	spin_most = most;
+	alone = cpus <= 1;
 }
 
-#define SPIN_ROUND 16         // loads between two looks at the clock
-#define SPIN_PREEMPTED 60000u // ticks between two looks that only a lost CPU explains
-
-void wake_spin_init(struct rlm_spin *spin)
+static bool is_enabled(const struct rlm_spin *spin)
 {
-	*spin = (struct rlm_spin){.budget = RLM_SPIN_START, .wanted = RLM_SPIN_STREAK_MIN};
+	return spin_most && (!alone || atomic_load_explicit(&spin->far, memory_order_relaxed));
+}
+
+#define SPIN_ROUND 16 // loads between two looks at the clock
+
+void wake_spin_init(struct rlm_spin *spin, bool far)
+{
+	*spin = (struct rlm_spin){.budget = RLM_SPIN_START, .wanted = RLM_SPIN_STREAK_MIN, .far = far};
 }
 
 bool wake_may_spin(const struct rlm_spin *spin)
 {
-	return spin_enabled && atomic_load_explicit(&spin->budget, memory_order_relaxed) >= RLM_SPIN_MIN;
+	return is_enabled(spin) && atomic_load_explicit(&spin->budget, memory_order_relaxed) >= RLM_SPIN_MIN;
 }
 
 static void failed(struct rlm_spin *spin, uint32_t budget)
@@ -161,7 +169,7 @@ bool wake_spin_on(struct rlm_spin *spin, uint64_t start, uint64_t last, uint64_t
 {
 	uint32_t budget = atomic_load_explicit(&spin->budget, memory_order_relaxed);
 
-	if (now - last > SPIN_PREEMPTED) // others want this CPU: the peer is probably one of them
+	if (now - last > spin_most / 4) // others want this CPU: the peer is probably one of them
 		failed(spin, budget / 4);
 	else if (now - start > budget)
 		failed(spin, budget / 2);
@@ -175,7 +183,7 @@ void wake_spin_paid(struct rlm_spin *spin)
 	uint32_t budget = atomic_load_explicit(&spin->budget, memory_order_relaxed);
 	uint16_t wanted = atomic_load_explicit(&spin->wanted, memory_order_relaxed);
 
-	if (budget < RLM_SPIN_MAX)
+	if (budget < spin_most)
 		atomic_store_explicit(&spin->budget, budget + budget / 4, memory_order_relaxed);
 	if (wanted > RLM_SPIN_STREAK_MIN)
 		atomic_store_explicit(&spin->wanted, (uint16_t)(wanted - 1), memory_order_relaxed);
@@ -210,7 +218,7 @@ bool wake_hold_back(struct rlm_bound *b)
 	uint64_t head = atomic_load_explicit(&rx->mine->head, memory_order_relaxed);
 	uint64_t came = tail - h->tail;
 
-	if (head != h->head || !came || !spin_enabled)
+	if (head != h->head || !came || !is_enabled(&b->rx_spin))
 		h->ticks = 0;
 	else if (came < RLM_HOLD_BATCH)
 		h->ticks = h->ticks < RLM_HOLD_FIRST	? RLM_HOLD_FIRST
@@ -233,13 +241,13 @@ void wake_slept(struct rlm_spin *spin, uint64_t ticks)
 
 	if (budget >= RLM_SPIN_MIN && budget >= ticks) {
 		streak = 0;
-	} else if (ticks >= RLM_SLEEP_SHORT) {
+	} else if (ticks / 2 >= spin_most) { // not a short one
 		streak = streak > RLM_SPIN_SETBACK ? streak - RLM_SPIN_SETBACK : 0;
 	} else if (++streak >= atomic_load_explicit(&spin->wanted, memory_order_relaxed)) {
 		streak = 0;
 		budget = (uint32_t)(ticks + ticks / 4);
-		if (budget > RLM_SPIN_MAX)
-			budget = RLM_SPIN_MAX;
+		if (budget > spin_most)
+			budget = spin_most;
 		if (budget < 2 * RLM_SPIN_MIN) // one that is too small to survive a failure would help nobody
 			budget = 2 * RLM_SPIN_MIN;
 		atomic_store_explicit(&spin->budget, budget, memory_order_relaxed);

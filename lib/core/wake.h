@@ -79,19 +79,20 @@ void wake_conn(struct rlm_conn *c);
 //
 // Two ends that both sleep keep each other asleep: each wait then holds two wake-ups, 40 to 50 us each where a CPU idles deeply (virtual machines).
 // The first end to spin still waits for the other's wake-up. So the largest budget has room for one of these and some work,
-// and a sleep counts as short up to twice that.
-#define RLM_SPIN_MAX 240000u
+// and a sleep counts as short up to twice that. Where wake-ups take much longer than there (emulation), a user can say so.
+#define RLM_SPIN_MAX 240000u          // unless the user says otherwise,
+#define RLM_SPIN_MAX_MAX 1000000000u // up to this
 #define RLM_SPIN_START 30000u
-#define RLM_SLEEP_SHORT (2 * RLM_SPIN_MAX)
 #define RLM_SPIN_MIN 3000u
 #define RLM_SPIN_STREAK_MIN 4u
 #define RLM_SPIN_STREAK_MAX 64u
 #define RLM_SPIN_SETBACK 4u
 
-void wake_init(unsigned cpus, int enabled);
+// most: the largest budget, 0: no spinning at all. With one CPU only peers in other domains are waited for in that way.
+void wake_init(unsigned cpus, uint32_t most);
 // Once per process, at best before it has threads (with them the kernel takes milliseconds), and in a forked child.
 void wake_barrier_init(void);
-void wake_spin_init(struct rlm_spin *spin);
+void wake_spin_init(struct rlm_spin *spin, bool far);
 
 // Spins until *word != old or the budget is spent. true: it changed.
 bool wake_spin(const _Atomic uint64_t *word, uint64_t old, struct rlm_spin *spin);

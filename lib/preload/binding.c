@@ -52,8 +52,8 @@ static void fill_bound(struct rlm_bound *b, struct rlm_conn *c, const struct lin
 	b->owner = arena.place.id;
 	b->tx = (struct rlm_ring){mine, peer, segment_ring(s, s->mine, m->slot), s->ring_size, 0};
 	b->rx = (struct rlm_ring){mine, peer, segment_ring(s, s->peer, m->slot), s->ring_size, 0};
-	wake_spin_init(&b->tx_spin);
-	wake_spin_init(&b->rx_spin);
+	wake_spin_init(&b->tx_spin, s->port);
+	wake_spin_init(&b->rx_spin, s->port);
 	b->tx_budget = settings.test_flap ? settings.test_flap : settings.test_demote_after;
 	reset_slot(mine, m->epoch);
 }

@@ -134,7 +134,7 @@ struct instance *instance_new(int epfd)
 		rlm_lock_take(&ep->lock);
 		ep->fd = epfd;
 		ep->inner = ep->more = -1;
-		wake_spin_init(&ep->spin);
+		wake_spin_init(&ep->spin, false);
 		atomic_store_explicit(&ep->refs, 1, memory_order_release);
 		rlm_lock_drop(&ep->lock);
 		if (i >= instances_used)
@@ -386,8 +386,12 @@ void item_disarm(struct instance *ep, struct item *it)
 
 void item_heat(struct instance *ep, struct item *it)
 {
+	const struct rlm_bound *b = stream_bound(conn_of(it));
+
 	item_disarm(ep, it);
 	it->w->idle = 0;
+	if (b && b->bell_port)
+		atomic_store_explicit(&ep->spin.far, true, memory_order_relaxed);
 	if (it->w->hot)
 		return;
 	it->w->hot = true;

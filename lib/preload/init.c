@@ -47,7 +47,7 @@ static bool make_tables(void)
 	}
 	CPU_ZERO(&cpus);
 	sched_getaffinity(0, sizeof(cpus), &cpus);
-	wake_init((unsigned)CPU_COUNT(&cpus), settings.spin);
+	wake_init((unsigned)CPU_COUNT(&cpus), settings.spin_most);
 	if (location_init() < 0 || arena_init(&arena, RLM_CONNECTIONS, BINDINGS) < 0 || fdtable_init() < 0)
 		return false;
 	arena.table_fd = fd_make_internal(arena.table_fd);

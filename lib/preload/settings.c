@@ -13,11 +13,12 @@
 
 #include "rlm/proto.h"
 #include "sys.h"
+#include "wake.h"
 
 struct rlm_settings settings = {
 	.socket = RLM_DEFAULT_SOCKET,
 	.enabled = true,
-	.spin = true,
+	.spin_most = RLM_SPIN_MAX,
 	.offer_calls = 16,
 	.offer_bytes = 64 * 1024,
 	.full_ms = 200,
@@ -117,6 +118,23 @@ static void read_promote(void)
 	}
 }
 
+static void read_spin(void)
+{
+	const char *value = get("RLM_SPIN");
+	char *end;
+	unsigned long n;
+
+	if (!value || !strcmp(value, "on"))
+		return;
+	n = strtoul(value, &end, 10);
+	if (!strcmp(value, "off"))
+		settings.spin_most = 0;
+	else if (!*end && n >= RLM_SPIN_START && n <= RLM_SPIN_MAX_MAX)
+		settings.spin_most = (uint32_t)n;
+	else
+		log_warn("RLM_SPIN=%s is none of on, off, %u to %u; taking on", value, RLM_SPIN_START, RLM_SPIN_MAX_MAX);
+}
+
 void settings_read(void)
 {
 	const char *value;
@@ -126,11 +144,7 @@ void settings_read(void)
 	value = get("RLM_SOCKET");
 	if (value)
 		settings.socket = keep(value, socket_path, sizeof(socket_path));
-	value = get("RLM_SPIN");
-	if (value && !strcmp(value, "off"))
-		settings.spin = false;
-	else if (value && strcmp(value, "on"))
-		log_warn("RLM_SPIN=%s is none of on, off; taking on", value);
+	read_spin();
 	settings.test_demote_after = get_number("RLM_TEST_DEMOTE_AFTER", 0);
 	settings.test_flap = get_number("RLM_TEST_FLAP", 0);
 	settings.full_ms = get_number("RLM_TEST_FULL", settings.full_ms);

@@ -9,7 +9,7 @@
 struct rlm_settings {
 	const char *socket;      // RLM_SOCKET
 	bool enabled;            // RLM_PROMOTE != off, kernel good enough, not set-user-ID
-	bool spin;               // RLM_SPIN != off
+	uint32_t spin_most;      // RLM_SPIN, ticks
 	uint32_t offer_calls;    // RLM_PROMOTE=eager: 1
 	uint64_t offer_bytes;
 	uint64_t test_demote_after; // RLM_TEST_DEMOTE_AFTER: ring bytes, 0 = never

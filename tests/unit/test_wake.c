@@ -41,12 +41,12 @@ static void world_start(bool spin)
 		w.b[i].conn = &w.conn[i];
 		w.b[i].tx = w.b[i].rx = (struct rlm_ring){&w.slot[i], &w.slot[!i], w.ring, RING, 0};
 		w.b[i].doorbell_peer = -1;
-		wake_spin_init(&w.b[i].rx_spin);
-		wake_spin_init(&w.b[i].tx_spin);
+		wake_spin_init(&w.b[i].rx_spin, false);
+		wake_spin_init(&w.b[i].tx_spin, false);
 	}
 	w.doorbell = tx->doorbell_peer = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	assert_true(w.doorbell >= 0);
-	wake_init(2, spin);
+	wake_init(2, spin ? RLM_SPIN_MAX : 0);
 	w.spin = spin;
 }
 
@@ -449,12 +449,16 @@ static void test_spin_budget(void **state)
 	struct rlm_spin spin;
 	uint32_t last;
 
-	wake_spin_init(&spin);
-	wake_init(1, 1);
+	wake_spin_init(&spin, true);
+	wake_init(1, 0);
+	assert_false(wake_may_spin(&spin));
+	wake_init(1, RLM_SPIN_MAX);
+	assert_true(wake_may_spin(&spin));
+	wake_spin_init(&spin, false);
 	assert_false(wake_may_spin(&spin));
 	wake_init(8, 0);
 	assert_false(wake_may_spin(&spin));
-	wake_init(2, 1);
+	wake_init(2, RLM_SPIN_MAX);
 	assert_true(wake_may_spin(&spin));
 	for (int i = 0; i < 100; i++)
 		assert_true(wake_spin(&word, 0, &spin));
@@ -468,7 +472,7 @@ static void test_spin_budget(void **state)
 	last = spin.budget;
 	assert_false(wake_spin(&word, 0, &spin)); // too low even for what is there already
 	for (unsigned i = 0; i < 2 * RLM_SPIN_STREAK_MAX; i++)
-		wake_slept(&spin, RLM_SLEEP_SHORT);
+		wake_slept(&spin, 2 * RLM_SPIN_MAX);
 	assert_int_equal(spin.budget, last);
 	// A number of short sleeps brings the budget back to what they took, not fewer.
 	for (unsigned i = 1; i < spin.wanted; i++) {
@@ -491,8 +495,15 @@ static void test_spin_budget(void **state)
 	while (wake_may_spin(&spin))
 		assert_false(wake_spin(&word, 1, &spin));
 	for (unsigned i = 1; i < 4 * RLM_SPIN_STREAK_MAX && !wake_may_spin(&spin); i++)
-		wake_slept(&spin, i % 10 ? RLM_SLEEP_SHORT - 1 : RLM_SLEEP_SHORT);
+		wake_slept(&spin, i % 10 ? 2 * RLM_SPIN_MAX - 1 : 2 * RLM_SPIN_MAX);
 	assert_int_equal(spin.budget, RLM_SPIN_MAX);
+	// The user's own limit counts for both.
+	wake_init(2, 10 * RLM_SPIN_MAX);
+	while (wake_may_spin(&spin))
+		assert_false(wake_spin(&word, 1, &spin));
+	for (unsigned i = 0; i < 2 * RLM_SPIN_STREAK_MAX && !wake_may_spin(&spin); i++)
+		wake_slept(&spin, 19 * RLM_SPIN_MAX);
+	assert_int_equal(spin.budget, 10 * RLM_SPIN_MAX);
 	wake_init(1, 0);
 }
 
