@@ -128,6 +128,37 @@ static void report(struct instance *ep, struct item *it, uint32_t shown, struct 
 		it->disabled = true;
 }
 
+// --- in which order ---
+//
+// The kernel tells first what happened first. A ring does not tell since when it has something, and while only rings are looked at what comes by
+// TCP is not seen: so what TCP brought, an end or a new connection, goes before what is found on rings in the same call.
+
+static void drop_event(struct epoll_event *out, int *n, int at)
+{
+	--*n;
+	memmove(out + at, out + at + 1, (size_t)(*n - at) * sizeof(*out));
+}
+
+static void reverse(struct epoll_event *e, int n)
+{
+	for (int i = 0; i < n / 2; i++) {
+		struct epoll_event other = e[i];
+
+		e[i] = e[n - 1 - i];
+		e[n - 1 - i] = other;
+	}
+}
+
+// The m events that follow n others go before these.
+static void move_before(struct epoll_event *e, int n, int m)
+{
+	if (n <= 0 || m <= 0)
+		return;
+	reverse(e, n);
+	reverse(e + n, m);
+	reverse(e, n + m);
+}
+
 // --- nested instances ---
 
 static bool has_moved(struct instance *ep);
@@ -212,7 +243,7 @@ int set_strip_nested(struct instance *ep, struct epoll_event *out, int n)
 			if (out[i].data.u64 != it->data || out[i].events != EPOLLIN || !has_moved(instance_of(it->fd)))
 				continue;
 			if (it->disabled || it->w->reported == ep->round || !nested_is_ready(it, true, true))
-				out[i--] = out[--n];
+				drop_event(out, &n, i--);
 			else
 				report(ep, it, EPOLLIN, &ignored);
 		}
@@ -223,11 +254,12 @@ int set_strip_nested(struct instance *ep, struct epoll_event *out, int n)
 // --- hot and armed ---
 
 // Takes what is ready among the hot items. The list is walked from the front; items that gave something go to its end by
-// being looked at last next time, so that no item starves another.
-static int collect(struct instance *ep, struct epoll_event *out, int max)
+// being looked at last next time, so that no item starves another. The first `ends` are ends.
+static int collect(struct instance *ep, struct epoll_event *out, int max, int *ends)
 {
 	int n = 0, *at = &ep->hot, tail = 0, *tail_at = &tail;
 
+	*ends = 0;
 	while (*at && n < max) {
 		struct item *it = &ep->items[*at - 1];
 		struct ready r = {0};
@@ -235,6 +267,10 @@ static int collect(struct instance *ep, struct epoll_event *out, int max)
 
 		if (shown) {
 			report(ep, it, shown, &out[n++]);
+			if (r.events & EPOLL_ENDS & ~it->w->told_ends && r.head == it->w->head) { // an end, not bytes
+				move_before(out + *ends, n - 1 - *ends, 1);
+				++*ends;
+			}
 			it->w->head = shown & EPOLL_READABLE ? r.head : it->w->head;
 			it->w->told_ends = r.events & EPOLL_ENDS;
 			if (shown & EPOLL_WRITABLE) {
@@ -330,7 +366,7 @@ void set_harvest(struct instance *ep)
 
 	do {
 		n = ep->inner < 0 ? 0 : sys_call6(SYS_epoll_pwait, ep->inner, e, 64, 0, NULL, 8);
-		for (long i = 0; i < n; i++) {
+		for (long i = n - 1; i >= 0; i--) { // heated last, looked at first
 			if (!(e[i].data.u64 & BELL_MARK)) {
 				it = item_of_tag(ep, e[i].data.u64);
 				if (it)
@@ -346,15 +382,15 @@ void set_harvest(struct instance *ep)
 	} while (n == 64);
 }
 
-// Takes our own events out of what the kernel returned. true: I has something.
-static bool strip_inner(struct epoll_event *out, int *n)
+// Takes our own event out of what the kernel returned: I has something. Where it was, -1: nowhere.
+static int strip_inner(struct epoll_event *out, int *n)
 {
 	for (int i = 0; i < *n; i++)
 		if (out[i].data.u64 == inner_tag && !(out[i].events & ~(uint32_t)EPOLLIN)) {
-			out[i] = out[--*n];
-			return true;
+			drop_event(out, n, i);
+			return i;
 		}
-	return false;
+	return -1;
 }
 
 // One connection that only receives, in small pieces: see wake_hold_back(). Here even if some are there already, because a loop that takes
@@ -451,38 +487,50 @@ static int strip_moved(struct instance *ep, struct epoll_event *out, int n)
 			moved->w->tcp = ready_arrived(conn_of(moved), item_fd(moved));
 		moved->disabled = false;
 		item_heat(ep, moved);
-		out[k--] = out[--n];
+		drop_event(out, &n, k--);
 	}
 	return n;
 }
 
-// The kernel's answer without what is not for the application, and with what is ready on rings.
-static int complete(struct instance *ep, struct epoll_event *out, int n, int max)
+// The kernel's answer without what is not for the application, and with what is ready on rings, in the place of I: in_front are before that.
+static int complete(struct instance *ep, struct epoll_event *out, int n, int max, int *in_front)
 {
-	if (strip_inner(out, &n))
-		set_harvest(ep);
+	int ours, at, ends;
+
 	n = set_strip_nested(ep, out, n);
-	n += stash_get(ep, out + n, max - n);
-	return n + collect(ep, out + n, max - n);
+	at = strip_inner(out, &n);
+	if (at >= 0)
+		set_harvest(ep);
+	ours = stash_get(ep, out + n, max - n);
+	ours += collect(ep, out + n + ours, max - n - ours, &ends);
+	if (at >= 0)
+		move_before(out + at, n - at, ours);
+	*in_front = at >= 0 ? at : 0;
+	return n + ours;
 }
 
 // What is ready now, from rings and kernel.
 static int take(const struct waiting *w)
 {
 	struct instance *ep = w->ep;
-	int n, k;
+	struct epoll_event *out;
+	int stashed, n, k, ends, in_front;
 
 	ep->round++;
-	n = stash_get(ep, w->out, w->max);
+	n = stashed = stash_get(ep, w->out, w->max);
+	out = w->out + stashed;
 	// When the rings alone would fill the array, the kernel still has its turn now and then.
-	n += collect(ep, w->out + n, (ep->round % 8 ? w->max : w->max / 2) - n);
+	n += collect(ep, out, (ep->round % 8 ? w->max : w->max / 2) - n, &ends);
 	// Everything there is was looked at: TCP's ends are missed for a moment at most, the helper counts them.
 	if (n == w->max || (n && !ep->others && !ep->armed && ep->round % 8))
 		return n;
 	k = (int)sys_call6(SYS_epoll_pwait, w->epfd, w->out + n, w->max - n, 0, w->mask, 8);
 	if (k < 0)
 		return n ? n : k;
-	return n + complete(ep, w->out + n, k, w->max - n);
+	k = complete(ep, w->out + n, k, w->max - n, &in_front);
+	move_before(out + ends, n - stashed - ends, k);
+	move_before(out, ends, in_front);
+	return n + k;
 }
 
 static void drop_often(struct instance *ep)
@@ -524,7 +572,7 @@ static int sleep_once(struct waiting *w, bool *timed_out)
 	struct timespec left = {0, 0};
 	uint32_t moves;
 	uint64_t start;
-	int n;
+	int n, in_front;
 
 	arm_nested(ep);
 	ep->sleepers++;
@@ -550,7 +598,7 @@ static int sleep_once(struct waiting *w, bool *timed_out)
 	if (n > 0) {
 		if (moves != ep->moves)
 			n = strip_moved(ep, w->out, n);
-		n = complete(ep, w->out, n, w->max);
+		n = complete(ep, w->out, n, w->max, &in_front);
 		leave(ep);
 	}
 	rlm_lock_drop(&ep->lock);
@@ -587,11 +635,13 @@ static int wait_ours(struct waiting *w)
 // Nothing of ours is in it yet. true: n is the answer. Else the kernel woke us for us: go on with what is left of the time.
 static bool is_final(struct instance *ep, struct epoll_event *out, int max, int *n)
 {
+	int in_front;
+
 	if (*n <= 0 || !has_moved(ep))
 		return true;
 	rlm_lock_take(&ep->lock);
 	ep->round++;
-	*n = complete(ep, out, strip_moved(ep, out, *n), max);
+	*n = complete(ep, out, strip_moved(ep, out, *n), max, &in_front);
 	leave(ep);
 	rlm_lock_drop(&ep->lock);
 	return *n > 0;

@@ -754,6 +754,61 @@ static void mixed(void **state)
 	pair_check_ring(p);
 }
 
+// Takes what is ready; the kernel then forgets that it had been.
+static void warm(struct pair *p, int ep)
+{
+	send_text(p->a, "x");
+	assert_returns(take(ep, p->b, DEADLINE_MS), EPOLLIN);
+	recv_text(p->b, "x");
+	assert_returns(take(ep, p->b, 0), 0);
+}
+
+static void takes_in_order(int ep, int first, int second)
+{
+	struct epoll_event events[4];
+
+	assert_returns(epoll_wait(ep, events, 4, DEADLINE_MS), 2);
+	assert_that(events[0].data.u64 == 0x1234567800000000ull + first);
+	assert_that(events[1].data.u64 == 0x1234567800000000ull + second);
+}
+
+// What happened first is told first: an end before the bytes of another connection that were sent after it, and before the next connection.
+static void in_order(void **state)
+{
+	struct pair *p = *state, q;
+	int ep = instance(), listener = listener_open(p->family), next;
+
+	pair_open(&q, p->family);
+	pair_settle(&q);
+	pair_touch(p); // bound from here on: when an item moves, it begins anew
+	pair_touch(&q);
+	pair_wait_bound(p);
+	pair_wait_bound(&q);
+	add(ep, p->b, EPOLLIN);
+	add(ep, q.b, EPOLLIN);
+	add(ep, listener, EPOLLIN);
+	warm(p, ep);
+	warm(&q, ep);
+	assert_returns(shutdown(p->a, SHUT_WR), 0);
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	send_text(q.a, "x");
+	assert_that(wait_for(q.b, POLLIN, DEADLINE_MS));
+	takes_in_order(ep, p->b, q.b);
+	recv_text(q.b, "x");
+	assert_returns(epoll_ctl(ep, EPOLL_CTL_DEL, p->b, NULL), 0);
+	assert_returns(take(ep, q.b, 0), 0);
+	assert_returns(close(q.a), 0);
+	q.a = -1;
+	assert_that(wait_for(q.b, POLLIN, DEADLINE_MS));
+	next = listener_connect(listener);
+	assert_that(wait_for(listener, POLLIN, DEADLINE_MS));
+	takes_in_order(ep, q.b, listener);
+	assert_returns(close(next), 0);
+	assert_returns(close(listener), 0);
+	pair_close(&q);
+	close(ep);
+}
+
 // No descriptor is left for what librlm would need to watch the connection: it is watched all the same.
 static void no_descriptor_left(void **state)
 {
@@ -825,6 +880,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(both_duplicates),
     TEST_FAMILY(fairness),
     TEST_SETTLED(mixed),
+    TEST_SETTLED(in_order),
     TEST_SETTLED(no_descriptor_left),
     TEST_SETTLED(times_out),
 };
