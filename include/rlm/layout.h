@@ -35,7 +35,7 @@
 #include <stdint.h>
 
 #define RLM_LAYOUT_MAGIC 0x67654d52u // "RMeg"
-#define RLM_LAYOUT_VERSION 2u
+#define RLM_LAYOUT_VERSION 3u
 #define RLM_CACHELINE 64
 #define RLM_SLOTS_OFFSET 4096u
 #define RLM_SLOTS_MAX 64u
@@ -66,6 +66,7 @@ struct rlm_slot_shared {
 	_Atomic uint32_t rx_leave;
 	_Atomic uint64_t cut;
 	_Atomic uint64_t end;
+	_Atomic uint64_t held; // if beyond `head`: bytes up to here are in the ring too, and are held back as TCP_CORK asks
 };
 
 struct rlm_region_shared {

@@ -32,6 +32,7 @@
 #define RLM_CONN_ISN 0x80u      // must be named by initial sequence numbers
 #define RLM_CONN_TUPLE 0x100u   // cannot be named by initial sequence numbers: the broker may not read them
 #define RLM_CONN_ACTIVE 0x400u  // this end called connect()
+#define RLM_CONN_CORKED 0x1000u // TCP_CORK, as last set through us
 #define RLM_CONN_INHERITED 0x800u // from an earlier program or another process, or given to one: others may have it too
 #define RLM_CONN_NAMING 0x200u  // a duplicate of the socket is on its way to the broker or there
 
@@ -139,6 +140,7 @@ struct rlm_bound {
 	uint8_t tx_full;               // somebody found too little room, and the helper looks whether the peer reads
 	uint64_t full_tail;            // the peer's tail at its last look, and since when it stands there
 	uint64_t full_ms;
+	uint64_t held_head;            // head at the helper's last look, if bytes were held back behind it
 	struct rlm_habit tx_habit;     // of tx_lock
 
 	// receiving

@@ -38,6 +38,8 @@ static inline bool cutover_tx_is_let_go(const struct rlm_bound *b)
 void cutover_tx_wish(struct rlm_bound *b);
 // tx_lock. It must end even if nobody reads: cutover_tx() has the receiver ask back.
 void cutover_tx_need(struct rlm_bound *b);
+// tx_lock. Lets the receiver see what is held back.
+void cutover_tx_release(struct rlm_bound *b);
 // tx_lock. The receiver was told that the round must end, and does not answer. If it is dead, and its end of the stream is stuck behind what
 // we have not read of it, only a byte on TCP finds out.
 void cutover_tx_doubt(struct rlm_bound *b, int fd);

@@ -406,6 +406,8 @@ static enum rx_way from_ring(struct rlm_bound *b, int fd, uint64_t *available)
 		set_state(b, RX_RING);
 		return from_ring(b, fd, available);
 	}
+	if (!n && b->rx_eof && ring_take_held(&b->rx))
+		n = ring_available_now(&b->rx);
 	if (n) {
 		*available = n;
 		return RX_WAY_RING;

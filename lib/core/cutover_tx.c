@@ -122,6 +122,7 @@ static bool begin(struct rlm_bound *b, uint32_t round, uint64_t cut)
 	b->tx_wish = b->tx_need = b->tx_probed = 0;
 	// After a round that was taken back, head is beyond its end; everything up to it went over TCP.
 	atomic_store_explicit(&mine->head, b->tx_end, memory_order_relaxed);
+	atomic_store_explicit(&mine->held, b->tx_end, memory_order_relaxed);
 	atomic_store_explicit(&mine->cut, cut, memory_order_relaxed);
 	atomic_store_explicit(&mine->tx_round, 2 * b->tx_round - 1, memory_order_release);
 	// The receiver may have withdrawn its offer meanwhile: it stores rx_ask, then looks at tx_round; we store tx_round, then look at
@@ -137,6 +138,15 @@ static bool begin(struct rlm_bound *b, uint32_t round, uint64_t cut)
 	return true;
 }
 
+void cutover_tx_release(struct rlm_bound *b)
+{
+	if (b->tx_state != TX_RING || !ring_holds(&b->tx))
+		return;
+	ring_publish(&b->tx, ring_next(&b->tx));
+	wake_receiver(b);
+}
+
+// Nothing is held back by now.
 static void end_at(struct rlm_bound *b, uint64_t end)
 {
 	struct rlm_slot_shared *mine = b->tx.mine;
@@ -168,6 +178,7 @@ bool cutover_tx_end(struct rlm_bound *b)
 {
 	if (b->tx_state == TX_RING && !peer_is_gone(b) && !cutover_tx_peer_is_past(b))
 		return false;
+	cutover_tx_release(b);
 	if (b->tx_state == TX_RING)
 		end_at(b, ring_head(&b->tx));
 	return true;
@@ -242,6 +253,8 @@ static void end_if_wanted(struct rlm_bound *b, int fd)
 {
 	bool wanted = b->tx_stop || b->tx_wish || b->tx_need || cutover_tx_is_let_go(b);
 
+	if (wanted || peer_is_gone(b) || cutover_tx_is_asked(b))
+		cutover_tx_release(b);
 	if (peer_is_gone(b)) {
 		if (wanted || cutover_tx_peer_left(b)) {
 			cutover_tx_end(b);
@@ -314,7 +327,9 @@ enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool mor
 	}
 	if (cutover_tx_owes(b) && b->tx_state == TX_PLAIN)
 		return TX_WAY_BLOCKED; // begun and taken back at once
-	atomic_store_explicit(&b->tx_fast, b->tx_state == TX_RING && !cutover_tx_owes(b) && !b->tx_stop && !b->tx_wish && !cutover_tx_is_let_go(b),
+	atomic_store_explicit(&b->tx_fast,
+			      b->tx_state == TX_RING && !cutover_tx_owes(b) && !b->tx_stop && !b->tx_wish && !cutover_tx_is_let_go(b) &&
+				      !(c->flags & RLM_CONN_CORKED) && !ring_holds(&b->tx),
 			      memory_order_relaxed);
 	return b->tx_state == TX_RING ? TX_WAY_RING : TX_WAY_PLAIN;
 }

@@ -22,6 +22,7 @@ struct rlm_ring {
 	uint8_t *bytes; // the producer's region; the consumer has it mapped read-only
 	uint64_t size;  // a power of two
 	uint64_t cached;
+	uint64_t last; // consumer, if not 0: the producer is gone, and its bytes end here, beyond what `head` says
 };
 
 #define RLM_RING_BROKEN UINT64_MAX
@@ -31,10 +32,24 @@ static inline uint64_t ring_head(const struct rlm_ring *r)
 	return atomic_load_explicit(&r->mine->head, memory_order_relaxed);
 }
 
+// Producer: where the next byte goes. Up to there bytes may be held back, which are not to be seen before more comes; but a consumer
+// who learns that the producer is gone takes them, as it would have got them from a kernel.
+static inline uint64_t ring_next(const struct rlm_ring *r)
+{
+	uint64_t head = ring_head(r), held = atomic_load_explicit(&r->mine->held, memory_order_relaxed);
+
+	return (int64_t)(held - head) > 0 ? held : head;
+}
+
+static inline bool ring_holds(const struct rlm_ring *r)
+{
+	return ring_next(r) != ring_head(r);
+}
+
 // Producer: the peer has taken everything.
 static inline bool ring_is_empty(const struct rlm_ring *r)
 {
-	return atomic_load_explicit(&r->peer->tail, memory_order_acquire) == ring_head(r);
+	return atomic_load_explicit(&r->peer->tail, memory_order_acquire) == ring_next(r);
 }
 
 // Producer: bytes that can be put at `head` (which may be ahead of what is published) now, RLM_RING_BROKEN when the peer's tail is impossible. Looks at the peer's cache
@@ -91,6 +106,29 @@ static inline void ring_publish(const struct rlm_ring *r, uint64_t head)
 	atomic_store_explicit(&r->mine->head, head, memory_order_release);
 }
 
+// Instead of publishing them: pairs with ring_take_held().
+static inline void ring_hold(const struct rlm_ring *r, uint64_t next)
+{
+	atomic_store_explicit(&r->mine->held, next, memory_order_release);
+}
+
+static inline uint64_t ring_peer_head(const struct rlm_ring *r)
+{
+	return __builtin_expect(r->last != 0, 0) ? r->last : atomic_load_explicit(&r->peer->head, memory_order_acquire);
+}
+
+// Consumer: the producer is gone. true: it held bytes back.
+static inline bool ring_take_held(struct rlm_ring *r)
+{
+	uint64_t head = atomic_load_explicit(&r->peer->head, memory_order_acquire);
+	uint64_t held = atomic_load_explicit(&r->peer->held, memory_order_acquire);
+
+	if (r->last || (int64_t)(held - head) <= 0 || held - atomic_load_explicit(&r->mine->tail, memory_order_relaxed) > r->size)
+		return false;
+	r->last = held;
+	return true;
+}
+
 // Consumer: bytes that can be taken now, RLM_RING_BROKEN when the peer's head is impossible.
 // Looks at the peer's cache line only when the cached value does not give `wanted` bytes.
 static inline uint64_t ring_available(struct rlm_ring *r, uint64_t wanted)
@@ -102,7 +140,7 @@ static inline uint64_t ring_available(struct rlm_ring *r, uint64_t wanted)
 		return RLM_RING_BROKEN;
 	if (r->cached - tail >= wanted)
 		return r->cached - tail;
-	head = atomic_load_explicit(&r->peer->head, memory_order_acquire);
+	head = ring_peer_head(r);
 	if (head - tail > r->size)
 		return RLM_RING_BROKEN;
 	r->cached = head;
@@ -113,7 +151,7 @@ static inline uint64_t ring_available(struct rlm_ring *r, uint64_t wanted)
 static inline uint64_t ring_available_now(struct rlm_ring *r)
 {
 	uint64_t tail = atomic_load_explicit(&r->mine->tail, memory_order_relaxed);
-	uint64_t head = atomic_load_explicit(&r->peer->head, memory_order_acquire);
+	uint64_t head = ring_peer_head(r);
 
 	if (head - tail > r->size || head - tail < r->cached - tail)
 		return RLM_RING_BROKEN;

@@ -3,6 +3,8 @@
 #include "binding.h"
 
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 
 #include "binding_internal.h"
 #include "broker_client.h"
@@ -25,6 +27,7 @@ static void reset_slot(struct rlm_slot_shared *slot, uint32_t epoch)
 	atomic_store_explicit(&slot->rx_leave, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->cut, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->end, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->held, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->epoch, epoch, memory_order_release); // pairs with peer_is_bound(), peer_round()
 }
 
@@ -50,8 +53,8 @@ static void fill_bound(struct rlm_bound *b, struct rlm_conn *c, const struct lin
 	b->control_port = l->control_port;
 	b->control_mine = l->control_mine;
 	b->owner = arena.place.id;
-	b->tx = (struct rlm_ring){mine, peer, segment_ring(s, s->mine, m->slot), s->ring_size, 0};
-	b->rx = (struct rlm_ring){mine, peer, segment_ring(s, s->peer, m->slot), s->ring_size, 0};
+	b->tx = (struct rlm_ring){.mine = mine, .peer = peer, .bytes = segment_ring(s, s->mine, m->slot), .size = s->ring_size};
+	b->rx = (struct rlm_ring){.mine = mine, .peer = peer, .bytes = segment_ring(s, s->peer, m->slot), .size = s->ring_size};
 	wake_spin_init(&b->tx_spin, s->port);
 	wake_spin_init(&b->rx_spin, s->port);
 	b->tx_budget = settings.test_flap ? settings.test_flap : settings.test_demote_after;
@@ -69,9 +72,13 @@ static void refuse(const struct rlm_msg_bind *m)
 static void read_flags(struct rlm_conn *c, int fd)
 {
 	long flags = sys_fcntl(fd, F_GETFL, 0);
+	int corked = 0;
+	socklen_t len = sizeof(corked);
 
 	if (flags >= 0)
 		stream_set_nonblock(c, flags & O_NONBLOCK);
+	if (sys_getsockopt(fd, IPPROTO_TCP, TCP_CORK, &corked, &len) == 0)
+		stream_set_corked(c, corked);
 }
 
 // Makes the connection carrier-aware: from here on calls look at the slot, and the receiving side offers a round.

@@ -10,6 +10,7 @@
 
 #define IDLE_LOOK_MS 3000u
 #define FULL_LOOK_MS 50u
+#define HELD_LOOK_MS 100u // TCP holds back for 200 ms
 
 void binding_offer(struct rlm_conn *c);
 // One message from the broker; takes descriptors it keeps out of fds (sets -1). < 0: the broker makes no sense.
@@ -22,6 +23,8 @@ void binding_broker_is_back(void);
 bool binding_has_lent(void);
 // Returns the memory of rings that nobody used since the last look. true: there are rings left to look after.
 bool binding_give_back_idle(void);
+// Shows receivers what senders have held back for long enough. true: there is more.
+bool binding_release_held(void);
 // Takes full rings that nobody reads from back to TCP. true: there are others to look after.
 bool binding_relieve_full(uint64_t now_ms);
 

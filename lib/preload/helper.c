@@ -42,6 +42,7 @@ static struct {
 	uint64_t next_idle_ms; // coarse clock; 0: nothing to look after
 	uint64_t next_sweep_ms; // 0: nothing is lent to forked children
 	uint64_t next_full_ms; // 0: no ring is full
+	uint64_t next_held_ms; // 0: none holds bytes back
 	struct {
 		struct rlm_conn_ref conn;
 		uint64_t at_ms;
@@ -242,6 +243,15 @@ void helper_note_lent(void)
 }
 
 static _Atomic bool full_noted; // the helper knows that there are full rings
+static _Atomic bool held_noted; // and some with bytes that are held back
+
+void helper_note_held(void)
+{
+	if (atomic_exchange_explicit(&held_noted, true, memory_order_seq_cst))
+		return;
+	helper_ensure();
+	poke();
+}
 
 // The caller holds a lock: never wait.
 void helper_note_full(struct rlm_bound *b)
@@ -353,6 +363,19 @@ static void look_after_full(uint64_t now)
 		helper.next_full_ms = now + FULL_LOOK_MS;
 }
 
+// As above.
+static void look_after_held(uint64_t now)
+{
+	if (helper.next_held_ms && helper.next_held_ms <= now) {
+		helper.next_held_ms = 0;
+		atomic_store_explicit(&held_noted, false, memory_order_seq_cst);
+		if (binding_release_held())
+			atomic_store_explicit(&held_noted, true, memory_order_seq_cst);
+	}
+	if (!helper.next_held_ms && atomic_load_explicit(&held_noted, memory_order_seq_cst))
+		helper.next_held_ms = now + HELD_LOOK_MS;
+}
+
 #define LAST_LOOK_MS 20u
 
 // What there is to do at a time, and how long until the next; -1: nothing.
@@ -380,6 +403,9 @@ static int run_timers(void)
 	look_after_full(now);
 	if (helper.next_full_ms && helper.next_full_ms < next)
 		next = helper.next_full_ms;
+	look_after_held(now);
+	if (helper.next_held_ms && helper.next_held_ms < next)
+		next = helper.next_held_ms;
 	if (atomic_load_explicit(&main_ended, memory_order_seq_cst) && now + LAST_LOOK_MS < next)
 		next = now + LAST_LOOK_MS;
 	if (next == UINT64_MAX)
@@ -580,8 +606,9 @@ void helper_fork_child(void)
 	fd_close_internal(arena.tickets_fd);
 	arena_drop_tickets(&arena);
 	helper.put = helper.taken = 0;
-	helper.next_idle_ms = helper.next_sweep_ms = helper.next_full_ms = 0;
+	helper.next_idle_ms = helper.next_sweep_ms = helper.next_full_ms = helper.next_held_ms = 0;
 	atomic_store_explicit(&full_noted, false, memory_order_relaxed);
+	atomic_store_explicit(&held_noted, false, memory_order_relaxed);
 	memset(helper.retries, 0, sizeof(helper.retries));
 	atomic_store_explicit(&helper_running, 0, memory_order_relaxed);
 }

@@ -23,6 +23,8 @@ static inline void helper_ensure(void)
 void helper_note_activity(void);
 // A send, or who waits for room, found its ring full. tx_lock held.
 void helper_note_full(struct rlm_bound *b);
+// A send held bytes back, see TCP_CORK. tx_lock held.
+void helper_note_held(void);
 // The last descriptor of a promoted connection in this process was closed, others of the family have it.
 void helper_note_lent(void);
 // Call after the descriptor's entry was cleared and before it is closed: waits (microseconds) until the helper does not use it.

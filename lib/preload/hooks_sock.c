@@ -295,8 +295,8 @@ RLM_EXPORT int setsockopt(int fd, int level, int name, const void *value, sockle
 	if (c && option_bars(level, name, value, len) && stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0)
 		return (int)rlm_result(-ENOBUFS);
 	// A change of carrier may set this one for a moment, and set it back.
-	if (c && level == IPPROTO_TCP && name == TCP_NODELAY)
-		r = stream_set_nodelay(c, fd, value, len);
+	if (c && level == IPPROTO_TCP && (name == TCP_NODELAY || name == TCP_CORK))
+		r = stream_set_pushing(c, fd, name, value, len);
 	else
 		r = REAL(setsockopt)(fd, level, name, value, len);
 	if (r == 0 && level == SOL_SOCKET && is_timestamps(name) && (c || fd_kind(fd) == FD_SOCKET))

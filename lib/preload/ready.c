@@ -47,7 +47,7 @@ static bool readable(struct rlm_conn *c, struct rlm_bound *b, int fd, uint32_t a
 // Room that is worth waking for: a receiver rings when it passes a quarter.
 static bool has_room(struct rlm_bound *b)
 {
-	uint64_t room = ring_room(&b->tx, ring_head(&b->tx), b->tx.size / 4);
+	uint64_t room = ring_room(&b->tx, ring_next(&b->tx), b->tx.size / 4);
 
 	return room >= b->tx.size / 4; // RLM_RING_BROKEN too: the next send says what is wrong
 }

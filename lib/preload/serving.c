@@ -210,8 +210,7 @@ static void give_back_one(struct rlm_conn *c)
 	b = stream_bound(c);
 	if (b && !b->tx_punched) {
 		head = atomic_load_explicit(&b->tx.mine->head, memory_order_relaxed);
-		if (head == b->idle_head && atomic_load_explicit(&b->tx.peer->tail, memory_order_acquire) == head &&
-		    !cutover_tx_owes(b)) {
+		if (head == b->idle_head && ring_is_empty(&b->tx) && !cutover_tx_owes(b)) {
 			sys_call3(SYS_madvise, b->tx.bytes, b->tx.size, MADV_REMOVE);
 			b->tx_punched = 1;
 			atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
@@ -221,6 +220,32 @@ static void give_back_one(struct rlm_conn *c)
 		}
 	}
 	rlm_lock_drop(&c->tx_lock);
+}
+
+static bool others_hold;
+
+// Since an earlier look, which was not long ago.
+static void release_one(struct rlm_conn *c)
+{
+	struct rlm_bound *b;
+
+	rlm_lock_take(&c->tx_lock);
+	b = stream_bound(c);
+	if (b && b->tx_state == TX_RING && !b->gone && !cutover_is_lost(b) && ring_holds(&b->tx)) {
+		if (b->held_head == ring_head(&b->tx))
+			cutover_tx_release(b);
+		else
+			others_hold = true;
+		b->held_head = ring_head(&b->tx);
+	}
+	rlm_lock_drop(&c->tx_lock);
+}
+
+bool binding_release_held(void)
+{
+	others_hold = false;
+	for_each_bound(release_one);
+	return others_hold;
 }
 
 bool binding_give_back_idle(void)

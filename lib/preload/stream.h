@@ -150,8 +150,9 @@ void stream_duplicated(int oldfd, int newfd);
 int stream_shutdown(struct rlm_conn *c, int fd, int how);
 // The application set O_NONBLOCK.
 void stream_set_nonblock(struct rlm_conn *c, bool nonblock);
-// setsockopt(TCP_NODELAY), with the result of the kernel.
-int stream_set_nodelay(struct rlm_conn *c, int fd, const void *value, socklen_t len);
+void stream_set_corked(struct rlm_conn *c, bool corked);
+// setsockopt(TCP_NODELAY or TCP_CORK), with the result of the kernel.
+int stream_set_pushing(struct rlm_conn *c, int fd, int name, const void *value, socklen_t len);
 // After a successful setsockopt() by the application.
 void stream_option_set(struct rlm_conn *c, int fd, int level, int name);
 // SO_ERROR, when the kernel has none: errno, 0 = none.

@@ -152,6 +152,8 @@ static void pay_before_close(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	struct deadline d = {0};
 
+	if (!b->gone && !cutover_is_lost(b))
+		cutover_tx_release(b);
 	deadline_start(&d, 2000000000u);
 	while (b->tx_state == TX_PLAIN && cutover_tx_owes(b) && cutover_tx(c, b, fd, false) == TX_WAY_BLOCKED && stream_wait_tcp_writable(NULL, fd, &d) >= 0)
 		;
@@ -370,12 +372,31 @@ void stream_set_nonblock(struct rlm_conn *c, bool nonblock)
 		atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_NONBLOCK, memory_order_relaxed);
 }
 
-int stream_set_nodelay(struct rlm_conn *c, int fd, const void *value, socklen_t len)
+void stream_set_corked(struct rlm_conn *c, bool corked)
 {
+	if (corked)
+		atomic_fetch_or_explicit(&c->flags, RLM_CONN_CORKED, memory_order_relaxed);
+	else
+		atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_CORKED, memory_order_relaxed);
+}
+
+int stream_set_pushing(struct rlm_conn *c, int fd, int name, const void *value, socklen_t len)
+{
+	struct rlm_bound *b;
+	bool on;
 	int r;
 
 	rlm_lock_take(&c->tx_lock);
-	r = REAL(setsockopt)(fd, IPPROTO_TCP, TCP_NODELAY, value, len);
+	b = stream_bound(c);
+	r = REAL(setsockopt)(fd, IPPROTO_TCP, name, value, len);
+	on = r == 0 && *(const int *)value;
+	if (r == 0 && name == TCP_CORK)
+		stream_set_corked(c, on);
+	if (b && !b->gone && !cutover_is_lost(b)) {
+		atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
+		if (r == 0 && on == (name == TCP_NODELAY))
+			cutover_tx_release(b);
+	}
 	rlm_lock_drop(&c->tx_lock);
 	return r;
 }
@@ -473,7 +494,7 @@ int stream_unsent(struct rlm_conn *c, int kernel)
 	rlm_lock_take(&c->tx_lock);
 	b = stream_bound(c);
 	if (b && b->tx_state == TX_RING && !b->tx_dead && !cutover_is_lost(b)) {
-		fill = ring_head(&b->tx) - atomic_load_explicit(&b->tx.peer->tail, memory_order_acquire);
+		fill = ring_next(&b->tx) - atomic_load_explicit(&b->tx.peer->tail, memory_order_acquire);
 		queued = fill <= b->tx.size && fill > b->tx.size / 4 * 3 ? fill - b->tx.size / 4 * 3 : 0;
 	}
 	rlm_lock_drop(&c->tx_lock);

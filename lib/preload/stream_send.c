@@ -120,11 +120,14 @@ static uint64_t put_next(const struct rlm_ring *r, uint64_t head, struct load *l
 	return n;
 }
 
-// Puts what fits, at most `most` bytes; tx_lock held. < 0: the peer's counters are impossible.
-static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct load *load, uint64_t most)
+#define HOLD_MAX 16384u // bytes held back; TCP sends what fills a segment
+
+// Puts what fits, at most `most` bytes; tx_lock held. hold: more is to come, the receiver need not see it yet. < 0: the peer's counters are
+// impossible.
+static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct load *load, uint64_t most, bool hold)
 {
 	struct rlm_ring *r = &b->tx;
-	uint64_t head = atomic_load_explicit(&r->mine->head, memory_order_relaxed);
+	uint64_t head = ring_next(r);
 	uint64_t done = 0, room, n, unpublished = 0;
 
 	while (done < most && !load->more) {
@@ -153,11 +156,16 @@ static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct load *l
 	}
 	if (__builtin_expect(!cutover_slot_stands(b), 0))
 		return -1;
-	if (done) {
+	if (hold && done == most && head - ring_head(r) < HOLD_MAX) {
+		ring_hold(r, head);
+		atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
+		helper_note_held();
+	} else if (done || ring_holds(r)) {
 		ring_publish(r, head);
 		wake_receiver(b);
-		stat_add(&conn_stat(&arena, c)->tx_bytes_ring, done);
 	}
+	if (done)
+		stat_add(&conn_stat(&arena, c)->tx_bytes_ring, done);
 	return (int64_t)done;
 }
 
@@ -190,7 +198,7 @@ static int64_t forbidden_flags(struct rlm_conn *c, int fd, struct load *load, ui
 // call. Else they came before the close, or are the first that a closed receiver is sent, and the END makes its kernel answer.
 int64_t stream_sent_to_left(struct rlm_conn *c, struct rlm_bound *b, int fd, int flags, int64_t done)
 {
-	uint64_t unread = ring_head(&b->tx) - atomic_load_explicit(&b->tx.peer->tail, memory_order_acquire);
+	uint64_t unread = ring_next(&b->tx) - atomic_load_explicit(&b->tx.peer->tail, memory_order_acquire);
 
 	if (unread >= (uint64_t)done && sys_poll_now(fd, 0) & (POLLERR | POLLHUP)) {
 		long r = sys_send(fd, NULL, 0, flags);
@@ -256,7 +264,7 @@ static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t 
 			stream_note_tx(c, b);
 		}
 		if (way == TX_WAY_RING) {
-			n = ring_send(c, b, load, total - done);
+			n = ring_send(c, b, load, total - done, flags & MSG_MORE || atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_CORKED);
 			if (__builtin_expect(n < 0, 0)) {
 				stream_break(c, b, fd);
 				rlm_lock_drop(&c->tx_lock);

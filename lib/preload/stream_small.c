@@ -31,7 +31,7 @@ int64_t stream_send_one(struct rlm_conn *c, int fd, const void *data, uint64_t n
 
 	rlm_lock_take(&c->tx_lock);
 	b = stream_bound(c);
-	if (n > STREAM_PIECE || !is_current(c, b, fd) || !atomic_load_explicit(&b->tx_fast, memory_order_relaxed) || b->tx_budget)
+	if (n > STREAM_PIECE || flags & MSG_MORE || !is_current(c, b, fd) || !atomic_load_explicit(&b->tx_fast, memory_order_relaxed) || b->tx_budget)
 		return stream_send_locked(c, fd, data, n, flags);
 	head = ring_head(&b->tx);
 	if (!has_room(&b->tx, head, n))

@@ -202,8 +202,10 @@ static void scribble(struct rlm_slot_shared *slot, uint64_t *random)
 		*(what == 20 ? &slot->rx_ask : random_below(random, 2) ? &slot->rx_past : &slot->rx_leave) = (uint32_t)some_value(random, R->b.tx_round);
 	else if (what == 23 && random_below(random, 2))
 		slot->tx_wish = (uint32_t)some_value(random, 2 * R->b.rx_round);
-	else if (what == 22)
+	else if (what == 22 && random_below(random, 2))
 		slot->waiting = (uint32_t)random_next(random);
+	else if (what == 22)
+		slot->held = slot->head + some_value(random, RING);
 	else if (random_below(random, 4) == 0)
 		slot->epoch = EPOCH + (uint32_t)random_below(random, 2);
 }

@@ -19,8 +19,8 @@ static void fixture_start(struct fixture *f, uint64_t at)
 	memset(f, 0, sizeof(*f));
 	memset(f->memory, 0xee, sizeof(f->memory));
 	f->producer.head = f->consumer.tail = at;
-	f->tx = (struct rlm_ring){&f->producer, &f->consumer, f->memory + SMALL, SMALL, at};
-	f->rx = (struct rlm_ring){&f->consumer, &f->producer, f->memory + SMALL, SMALL, at};
+	f->tx = (struct rlm_ring){&f->producer, &f->consumer, f->memory + SMALL, SMALL, at, 0};
+	f->rx = (struct rlm_ring){&f->consumer, &f->producer, f->memory + SMALL, SMALL, at, 0};
 }
 
 static void assert_surroundings(const struct fixture *f)
