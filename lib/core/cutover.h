@@ -91,6 +91,8 @@ bool cutover_rx_is_settled(const struct rlm_bound *b, int fd);
 int64_t cutover_rx_arrived(struct rlm_bound *b, int fd);
 // The sender has left the ring for now; what is in it is still to be read.
 bool cutover_rx_has_ended(const struct rlm_bound *b);
+// rx_lock. And all its frames are here, or will never come.
+bool cutover_rx_has_frames(struct rlm_bound *b, int fd);
 // rx_lock. The sender will put nothing more into this round: it has ended it, or is gone, or never began.
 bool cutover_rx_is_complete(struct rlm_bound *b, int fd);
 // What is there now, in the order of the stream: bytes of TCP up to the cut, bytes of the ring, and, behind the frames of a round that has

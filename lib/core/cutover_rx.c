@@ -332,6 +332,13 @@ bool cutover_rx_look_at_tcp(struct rlm_bound *b, int fd)
 	return n > 0 || b->rx_eof != had_eof || b->rx_broken;
 }
 
+bool cutover_rx_has_frames(struct rlm_bound *b, int fd)
+{
+	while (b->frame_got < FRAMES_SIZE && !b->rx_eof && !b->rx_broken && cutover_rx_look_at_tcp(b, fd))
+		;
+	return b->frame_got == FRAMES_SIZE || b->rx_eof || b->rx_broken;
+}
+
 // The ring is done up to the end of the round. If that was taken back there is more in it, which the sender sends again on TCP; until all of it
 // has arrived the ring keeps it, since the next round begins later.
 static bool note_back(struct rlm_bound *b)

@@ -334,36 +334,6 @@ void stream_duplicated(int oldfd, int newfd)
 	fd_set_entry(newfd, (enum fd_kind)(entry >> FD_VALUE_BITS), entry & FD_VALUE_MASK);
 }
 
-int stream_shutdown(struct rlm_conn *c, int fd, int how)
-{
-	struct rlm_bound *b;
-	int r;
-
-	// From then on the kernel says "end" whenever its queue is empty: whether TCP has ended could not be told from that.
-	if (how == SHUT_RD)
-		stream_to_kernel(c, fd, RLM_WHY_OPTION);
-	if (how != SHUT_WR && how != SHUT_RDWR)
-		return REAL(shutdown)(fd, how);
-	rlm_lock_take(&c->tx_lock);
-	b = stream_bound(c);
-	if (b && ring_is_lost(b))
-		stream_break(c, b, fd);
-	if (b)
-		pay_before_close(c, b, fd);
-	r = REAL(shutdown)(fd, how);
-	if (r == 0 && b && !b->gone) {
-		// The ring was filled before the FIN: the receiver empties it, then finds the end on TCP.
-		b->tx_dead = 1;
-		atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
-		wake_all(b);
-	}
-	if (r == 0)
-		atomic_fetch_or_explicit(&c->flags, RLM_CONN_TX_SHUT, memory_order_relaxed);
-	rlm_lock_drop(&c->tx_lock);
-	wake_conn(c);
-	return r;
-}
-
 void stream_set_nonblock(struct rlm_conn *c, bool nonblock)
 {
 	if (nonblock)
@@ -507,9 +477,22 @@ enum hurry {
 	HURRY_END, // it does not: it may keep what is in there
 };
 
-// leftover: bytes that the peer put into the ring before it left may stay there, for us alone to read. hurry: the peer does not read what we
-// have left there.
-static bool is_plain(struct rlm_conn *c, int fd, bool leftover, enum hurry hurry)
+// What of a round that the peer has ended may stay, for us alone to read.
+enum leftover {
+	LEFT_NOTHING,
+	LEFT_RING,	      // what it put into the ring: all that comes on TCP is payload
+	LEFT_RING_AND_FRAMES, // and what of its frames is still to come
+};
+
+static bool may_stay(struct rlm_bound *b, int fd, enum leftover leftover)
+{
+	if (leftover == LEFT_NOTHING || !cutover_rx_has_ended(b))
+		return false;
+	return leftover == LEFT_RING_AND_FRAMES || cutover_rx_has_frames(b, fd);
+}
+
+// hurry: the peer does not read what we have left in the ring.
+static bool is_plain(struct rlm_conn *c, int fd, enum leftover leftover, enum hurry hurry)
 {
 	struct rlm_bound *b;
 	uint64_t available;
@@ -535,7 +518,7 @@ static bool is_plain(struct rlm_conn *c, int fd, bool leftover, enum hurry hurry
 		cutover_rx_ask(b);
 		if (cutover_rx(c, b, fd, &available) == RX_WAY_KERNEL)
 			plain = plain && available == 0; // TCP has ended and so has the ring
-		else if (!leftover || !cutover_rx_has_ended(b))
+		else if (!may_stay(b, fd, leftover))
 			plain = plain && cutover_rx_is_settled(b, fd);
 		stream_note_rx(c, b);
 	}
@@ -595,7 +578,7 @@ static uint32_t bar(struct rlm_conn *c, enum rlm_why why)
 	return ~atomic_fetch_or_explicit(&c->flags, RLM_CONN_BARRED | also, memory_order_seq_cst) & (RLM_CONN_BARRED | also);
 }
 
-static int to_kernel(struct rlm_conn *c, int fd, enum rlm_why why, bool leftover, uint32_t *barred)
+static int to_kernel(struct rlm_conn *c, int fd, enum rlm_why why, enum leftover leftover, uint32_t *barred)
 {
 	const struct timespec moment = {.tv_nsec = 200000};
 	uint64_t start = sys_ms();
@@ -629,12 +612,47 @@ static int to_kernel(struct rlm_conn *c, int fd, enum rlm_why why, bool leftover
 	return -EBUSY;
 }
 
-int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
+static int to_kernel_for_good(struct rlm_conn *c, int fd, enum rlm_why why, enum leftover leftover)
 {
 	uint32_t barred;
 
 	barred_for_exec[conn_index(&arena, c)] = 0;
-	return to_kernel(c, fd, why, why == RLM_WHY_OPTION, &barred);
+	return to_kernel(c, fd, why, leftover, &barred);
+}
+
+int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
+{
+	return to_kernel_for_good(c, fd, why, why == RLM_WHY_OPTION ? LEFT_RING_AND_FRAMES : LEFT_NOTHING);
+}
+
+int stream_shutdown(struct rlm_conn *c, int fd, int how)
+{
+	struct rlm_bound *b;
+	int r;
+
+	// From then on the kernel says "end" whenever its queue is empty: whether TCP has ended could not be told from that.
+	if (how == SHUT_RD)
+		to_kernel_for_good(c, fd, RLM_WHY_OPTION, LEFT_RING);
+	if (how != SHUT_WR && how != SHUT_RDWR)
+		return REAL(shutdown)(fd, how);
+	rlm_lock_take(&c->tx_lock);
+	b = stream_bound(c);
+	if (b && ring_is_lost(b))
+		stream_break(c, b, fd);
+	if (b)
+		pay_before_close(c, b, fd);
+	r = REAL(shutdown)(fd, how);
+	if (r == 0 && b && !b->gone) {
+		// The ring was filled before the FIN: the receiver empties it, then finds the end on TCP.
+		b->tx_dead = 1;
+		atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
+		wake_all(b);
+	}
+	if (r == 0)
+		atomic_fetch_or_explicit(&c->flags, RLM_CONN_TX_SHUT, memory_order_relaxed);
+	rlm_lock_drop(&c->tx_lock);
+	wake_conn(c);
+	return r;
 }
 
 // The other end may be ours as well: what is unread here must be asked back before that one leaves the ring by itself.
@@ -689,7 +707,7 @@ void stream_all_to_kernel(enum rlm_why why, bool kept_only, bool for_good)
 				barred_for_exec[conn_index(&arena, c)] = 0;
 			if (!leaving && stream_bound(c))
 				ask_back(c);
-			if (leaving && to_kernel(c, fd, why, false, &barred) < 0 && for_good)
+			if (leaving && to_kernel(c, fd, why, LEFT_NOTHING, &barred) < 0 && for_good)
 				cut_off(c, fd);
 			if (leaving)
 				barred_for_exec[conn_index(&arena, c)] |= barred;

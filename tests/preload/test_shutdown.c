@@ -118,6 +118,38 @@ static void shutdown_read(void **state)
 	recv_text(p->a, "back");
 }
 
+static void wait_unread(int fd, int want)
+{
+	int64_t deadline = now_ms() + DEADLINE_MS;
+	int unread = 0;
+
+	while (ioctl(fd, FIONREAD, &unread) == 0 && unread < want && now_ms() < deadline)
+		nap_ms(1);
+	assert_returns(unread, want);
+}
+
+// What comes after it is still received, without what carriers say to each other meanwhile.
+static void shutdown_read_when_empty(void **state)
+{
+	struct pair *p = *state;
+	char buffer[8];
+
+	for (int i = 0; i < 30; i++) {
+		send_text(p->a, "abc");
+		recv_text(p->b, "abc");
+	}
+	assert_returns(shutdown(p->b, SHUT_RD), 0);
+	assert_returns(recv(p->b, buffer, 8, 0), 0);
+	for (int i = 0; i < 30; i++) {
+		send_text(p->a, "def");
+		wait_unread(p->b, 3);
+		recv_text(p->b, "def");
+		assert_returns(recv(p->b, buffer, 8, 0), 0);
+	}
+	send_text(p->b, "back");
+	recv_text(p->a, "back");
+}
+
 static void shutdown_read_wakes(void **state)
 {
 	struct pair *p = *state;
@@ -268,6 +300,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(long_after_half_close),
     TEST_SETTLED(shutdown_twice),
     TEST_SETTLED(shutdown_read),
+    TEST_SETTLED(shutdown_read_when_empty),
     TEST_SETTLED(shutdown_read_wakes),
     TEST_SETTLED(shutdown_both_wakes),
     TEST_SETTLED(peer_shutdown_wakes),
