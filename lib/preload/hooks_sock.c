@@ -255,6 +255,8 @@ static bool is_negative(const struct timeval *t)
 	return t->tv_sec < 0 && t->tv_usec >= 0 && t->tv_usec < 1000000;
 }
 
+#define SMALL_SNDBUF 1024
+
 // Options whose effect a receive or send through shared memory would not show, or that change what the kernel does with
 // the bytes.
 static bool option_bars(int level, int name, const void *value, socklen_t len)
@@ -270,6 +272,8 @@ static bool option_bars(int level, int name, const void *value, socklen_t len)
 	switch (name) {
 	case SO_RCVLOWAT:
 		return first > 1 || first < 0;
+	case SO_SNDBUF: // nothing but the least is to be under way
+		return first >= 0 && first < SMALL_SNDBUF;
 	case SO_RCVTIMEO:
 	case SO_SNDTIMEO:
 		return len >= sizeof(struct timeval) && !hook_is_bad(value) && is_negative(value);

@@ -285,6 +285,20 @@ static void buffer_sizes(void **state)
 	recv_text(p->b, "abc");
 }
 
+// Who makes the buffers small does not want much to be under way.
+static void small_buffers(void **state)
+{
+	struct pair *p = *state;
+	size_t filled;
+
+	set_int(p->a, SOL_SOCKET, SO_SNDBUF, 256);
+	set_int(p->b, SOL_SOCKET, SO_RCVBUF, 256);
+	set_nonblocking(p->a, true);
+	filled = fill_socket(p->a, 1);
+	assert_that(filled > 0 && filled < 65536);
+	drain_socket(p->b, 1, 0, filled);
+}
+
 static void info_is_established(void **state)
 {
 	struct pair *p = *state;
@@ -340,6 +354,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(cork),
     TEST_SETTLED(user_timeout_with_slow_reader),
     TEST_SETTLED(buffer_sizes),
+    TEST_SETTLED(small_buffers),
     TEST_SETTLED(info_is_established),
     TEST_SETTLED(names),
     TEST_SETTLED(options_between_sends),
