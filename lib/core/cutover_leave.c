@@ -35,6 +35,7 @@ bool cutover_leave_begin(struct rlm_conn *c, struct rlm_bound *b, int fd)
 static void copy_slot(struct rlm_slot_shared *to, const struct rlm_slot_shared *from)
 {
 	atomic_store_explicit(&to->head, atomic_load_explicit(&from->head, memory_order_acquire), memory_order_relaxed);
+	atomic_store_explicit(&to->held, atomic_load_explicit(&from->held, memory_order_acquire), memory_order_relaxed);
 	atomic_store_explicit(&to->tail, atomic_load_explicit(&from->tail, memory_order_relaxed), memory_order_relaxed);
 	atomic_store_explicit(&to->epoch, atomic_load_explicit(&from->epoch, memory_order_relaxed), memory_order_relaxed);
 	atomic_store_explicit(&to->tx_round, atomic_load_explicit(&from->tx_round, memory_order_relaxed), memory_order_relaxed);
@@ -65,7 +66,7 @@ int cutover_leave(struct rlm_bound *b)
 	if (!b->gone) {
 		copy_slot(mine, b->rx.mine);
 		copy_slot(peer, b->rx.peer);
-		copy_bytes(rx, &b->rx, mine->tail, peer->head - mine->tail); // in PLAIN: what was asked back, in case it does not arrive
+		copy_bytes(rx, &b->rx, mine->tail, slot_next(peer) - mine->tail); // in PLAIN: what was asked back, in case it does not arrive
 		copy_bytes(tx, &b->tx, b->resend_at, b->resend_to - b->resend_at);
 	}
 	if (b->tx_dead)

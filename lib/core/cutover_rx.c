@@ -334,6 +334,8 @@ bool cutover_rx_look_at_tcp(struct rlm_bound *b, int fd)
 
 bool cutover_rx_has_frames(struct rlm_bound *b, int fd)
 {
+	if (b->rx_state == RX_DRAIN) // payload is still before them
+		return tcp_arrived(fd) >= b->rx_cut + FRAMES_SIZE;
 	while (b->frame_got < FRAMES_SIZE && !b->rx_eof && !b->rx_broken && cutover_rx_look_at_tcp(b, fd))
 		;
 	return b->frame_got == FRAMES_SIZE || b->rx_eof || b->rx_broken;

@@ -193,8 +193,10 @@ void cutover_tx_wish(struct rlm_bound *b)
 // The receiver wants the round back: everything it has not taken is sent again on TCP.
 static void give_back(struct rlm_bound *b)
 {
-	uint64_t head = atomic_load_explicit(&b->tx.mine->head, memory_order_relaxed);
+	uint64_t head;
 
+	cutover_tx_release(b); // it may have been asked back just now
+	head = ring_head(&b->tx);
 	if (ring_room(&b->tx, head, b->tx.size + 1) == RLM_RING_BROKEN)
 		b->tx.cached = head; // nonsense: it gets nothing again
 	b->resend_at = b->tx.cached;

@@ -34,11 +34,16 @@ static inline uint64_t ring_head(const struct rlm_ring *r)
 
 // Producer: where the next byte goes. Up to there bytes may be held back, which are not to be seen before more comes; but a consumer
 // who learns that the producer is gone takes them, as it would have got them from a kernel.
-static inline uint64_t ring_next(const struct rlm_ring *r)
+static inline uint64_t slot_next(const struct rlm_slot_shared *s)
 {
-	uint64_t head = ring_head(r), held = atomic_load_explicit(&r->mine->held, memory_order_relaxed);
+	uint64_t head = atomic_load_explicit(&s->head, memory_order_relaxed), held = atomic_load_explicit(&s->held, memory_order_relaxed);
 
 	return (int64_t)(held - head) > 0 ? held : head;
+}
+
+static inline uint64_t ring_next(const struct rlm_ring *r)
+{
+	return slot_next(r->mine);
 }
 
 static inline bool ring_holds(const struct rlm_ring *r)

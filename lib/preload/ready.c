@@ -181,7 +181,7 @@ bool ready_maybe(const struct rlm_bound *b, uint32_t wanted, uint64_t head)
 	if (wanted & READABLE && cutover_rx_head(b) != head)
 		return true;
 	return wanted & WRITABLE && b->tx_state == TX_RING &&
-	       atomic_load_explicit(&b->tx.mine->head, memory_order_relaxed) -
+	       ring_next(&b->tx) -
 			       atomic_load_explicit(&b->tx.peer->tail, memory_order_relaxed) <=
 		       b->tx.size - b->tx.size / 4;
 }

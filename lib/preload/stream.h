@@ -150,6 +150,8 @@ void stream_duplicated(int oldfd, int newfd);
 int stream_shutdown(struct rlm_conn *c, int fd, int how);
 // The application set O_NONBLOCK.
 void stream_set_nonblock(struct rlm_conn *c, bool nonblock);
+// What TCP_CORK holds back, if anything.
+void stream_let_go(struct rlm_conn *c);
 void stream_set_corked(struct rlm_conn *c, bool corked);
 // setsockopt(TCP_NODELAY or TCP_CORK), with the result of the kernel.
 int stream_set_pushing(struct rlm_conn *c, int fd, int name, const void *value, socklen_t len);

@@ -155,6 +155,13 @@ void stream_fork_prepare(void)
 	// The child's membarrier(2) does not reach our threads. Whoever saw the connection as ours alone before this barrier has the lock.
 	rlm_lock_barrier();
 	stream_end_keeping();
+	// Nobody would see to it if we ended now. From here on nothing is held back, since the connections are not ours alone.
+	for (int fd = 0; fd <= fd_highest(); fd++) {
+		struct rlm_conn *c = fd_conn(fd);
+
+		if (c)
+			stream_let_go(c);
+	}
 }
 
 void stream_fork_parent(void)

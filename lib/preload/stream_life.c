@@ -287,6 +287,7 @@ void stream_forget(int fd)
 		c = &arena.conns[entry & FD_VALUE_MASK];
 		epoll_forget_conn(fd, c);
 		atomic_fetch_add_explicit(&stream_closing, 1, memory_order_seq_cst);
+		stream_let_go(c);
 		fd_clear(fd);
 		helper_wait_unpinned(c);
 		if (stream_bound(c) && atomic_load_explicit(&c->refs, memory_order_relaxed) > 1)
@@ -340,6 +341,19 @@ void stream_set_nonblock(struct rlm_conn *c, bool nonblock)
 		atomic_fetch_or_explicit(&c->flags, RLM_CONN_NONBLOCK, memory_order_relaxed);
 	else
 		atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_NONBLOCK, memory_order_relaxed);
+}
+
+void stream_let_go(struct rlm_conn *c)
+{
+	struct rlm_bound *b;
+
+	if (!stream_bound(c))
+		return;
+	rlm_lock_take(&c->tx_lock);
+	b = stream_bound(c);
+	if (b && !b->gone && !cutover_is_lost(b))
+		cutover_tx_release(b);
+	rlm_lock_drop(&c->tx_lock);
 }
 
 void stream_set_corked(struct rlm_conn *c, bool corked)

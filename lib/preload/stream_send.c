@@ -127,7 +127,7 @@ static uint64_t put_next(const struct rlm_ring *r, uint64_t head, struct load *l
 static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct load *load, uint64_t most, bool hold)
 {
 	struct rlm_ring *r = &b->tx;
-	uint64_t head = ring_next(r);
+	uint64_t head = ring_next(r), before = ring_head(r);
 	uint64_t done = 0, room, n, unpublished = 0;
 
 	while (done < most && !load->more) {
@@ -156,10 +156,12 @@ static int64_t ring_send(struct rlm_conn *c, struct rlm_bound *b, struct load *l
 	}
 	if (__builtin_expect(!cutover_slot_stands(b), 0))
 		return -1;
-	if (hold && done == most && head - ring_head(r) < HOLD_MAX) {
+	if (hold && done == most && head - ring_head(r) < HOLD_MAX && stream_is_ours_alone(c, b)) {
 		ring_hold(r, head);
 		atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
 		helper_note_held();
+		if (ring_head(r) != before)
+			wake_receiver(b);
 	} else if (done || ring_holds(r)) {
 		ring_publish(r, head);
 		wake_receiver(b);
