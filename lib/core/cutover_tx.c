@@ -255,7 +255,7 @@ static void end_if_wanted(struct rlm_bound *b, int fd)
 {
 	bool wanted = b->tx_stop || b->tx_wish || b->tx_need || cutover_tx_is_let_go(b);
 
-	if (wanted || peer_is_gone(b) || cutover_tx_is_asked(b))
+	if (wanted) // then it matters whether the ring is empty
 		cutover_tx_release(b);
 	if (peer_is_gone(b)) {
 		if (wanted || cutover_tx_peer_left(b)) {

@@ -36,7 +36,8 @@ static inline uint64_t ring_head(const struct rlm_ring *r)
 // who learns that the producer is gone takes them, as it would have got them from a kernel.
 static inline uint64_t slot_next(const struct rlm_slot_shared *s)
 {
-	uint64_t head = atomic_load_explicit(&s->head, memory_order_relaxed), held = atomic_load_explicit(&s->held, memory_order_relaxed);
+	uint64_t head = atomic_load_explicit(&s->head, memory_order_relaxed);
+	uint64_t held = atomic_load_explicit(&s->held, memory_order_acquire); // pairs with ring_hold()
 
 	return (int64_t)(held - head) > 0 ? held : head;
 }
@@ -111,7 +112,7 @@ static inline void ring_publish(const struct rlm_ring *r, uint64_t head)
 	atomic_store_explicit(&r->mine->head, head, memory_order_release);
 }
 
-// Instead of publishing them: pairs with ring_take_held().
+// Instead of publishing them.
 static inline void ring_hold(const struct rlm_ring *r, uint64_t next)
 {
 	atomic_store_explicit(&r->mine->held, next, memory_order_release);
@@ -122,15 +123,14 @@ static inline uint64_t ring_peer_head(const struct rlm_ring *r)
 	return __builtin_expect(r->last != 0, 0) ? r->last : atomic_load_explicit(&r->peer->head, memory_order_acquire);
 }
 
-// Consumer: the producer is gone. true: it held bytes back.
+// Consumer: the producer is gone, and everything it showed was taken. true: it held bytes back.
 static inline bool ring_take_held(struct rlm_ring *r)
 {
-	uint64_t head = atomic_load_explicit(&r->peer->head, memory_order_acquire);
-	uint64_t held = atomic_load_explicit(&r->peer->held, memory_order_acquire);
+	uint64_t next = slot_next(r->peer), n = next - atomic_load_explicit(&r->mine->tail, memory_order_relaxed);
 
-	if (r->last || (int64_t)(held - head) <= 0 || held - atomic_load_explicit(&r->mine->tail, memory_order_relaxed) > r->size)
+	if (r->last || n == 0 || n > r->size)
 		return false;
-	r->last = held;
+	r->last = next;
 	return true;
 }
 

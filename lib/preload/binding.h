@@ -24,7 +24,7 @@ bool binding_has_lent(void);
 // Returns the memory of rings that nobody used since the last look. true: there are rings left to look after.
 bool binding_give_back_idle(void);
 // Shows receivers what senders have held back for long enough. true: there is more.
-bool binding_release_held(void);
+bool binding_release_held(uint64_t now_ms);
 // Takes full rings that nobody reads from back to TCP. true: there are others to look after.
 bool binding_relieve_full(uint64_t now_ms);
 

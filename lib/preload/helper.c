@@ -41,8 +41,6 @@ static struct {
 	int epoll_fd;
 	uint64_t next_idle_ms; // coarse clock; 0: nothing to look after
 	uint64_t next_sweep_ms; // 0: nothing is lent to forked children
-	uint64_t next_full_ms; // 0: no ring is full
-	uint64_t next_held_ms; // 0: none holds bytes back
 	struct {
 		struct rlm_conn_ref conn;
 		uint64_t at_ms;
@@ -242,27 +240,37 @@ void helper_note_lent(void)
 	note_job(JOB_LENT);
 }
 
-static _Atomic bool full_noted; // the helper knows that there are full rings
-static _Atomic bool held_noted; // and some with bytes that are held back
+// Rings to look after every so often, as long as there are any.
+struct care {
+	_Atomic bool noted; // the helper knows that there are some
+	uint64_t next_ms;   // 0: there are none
+	unsigned every_ms;
+	bool (*look)(uint64_t now_ms); // true: there are others
+};
 
-void helper_note_held(void)
+static struct care full = {.every_ms = FULL_LOOK_MS, .look = binding_relieve_full};
+static struct care held = {.every_ms = HELD_LOOK_MS, .look = binding_release_held};
+
+// The caller holds a lock: never wait.
+static void note(struct care *care)
 {
-	if (atomic_exchange_explicit(&held_noted, true, memory_order_seq_cst))
+	if (atomic_exchange_explicit(&care->noted, true, memory_order_seq_cst))
 		return;
 	helper_ensure();
 	poke();
 }
 
-// The caller holds a lock: never wait.
+void helper_note_held(void)
+{
+	note(&held);
+}
+
 void helper_note_full(struct rlm_bound *b)
 {
 	if (!b->tx_full)
 		b->full_tail = UINT64_MAX;
 	b->tx_full = 1;
-	if (atomic_exchange_explicit(&full_noted, true, memory_order_seq_cst))
-		return;
-	helper_ensure();
-	poke();
+	note(&full);
 }
 
 bool helper_offer_outstanding(const struct rlm_conn *c)
@@ -351,29 +359,18 @@ static void run_retries(uint64_t now, uint64_t *next)
 }
 
 // The note is cleared before the look: a ring that becomes full meanwhile is noted again.
-static void look_after_full(uint64_t now)
+static void look_after(struct care *care, uint64_t now, uint64_t *next)
 {
-	if (helper.next_full_ms && helper.next_full_ms <= now) {
-		helper.next_full_ms = 0;
-		atomic_store_explicit(&full_noted, false, memory_order_seq_cst);
-		if (binding_relieve_full(now))
-			atomic_store_explicit(&full_noted, true, memory_order_seq_cst);
+	if (care->next_ms && care->next_ms <= now) {
+		care->next_ms = 0;
+		atomic_store_explicit(&care->noted, false, memory_order_seq_cst);
+		if (care->look(now))
+			atomic_store_explicit(&care->noted, true, memory_order_seq_cst);
 	}
-	if (!helper.next_full_ms && atomic_load_explicit(&full_noted, memory_order_seq_cst))
-		helper.next_full_ms = now + FULL_LOOK_MS;
-}
-
-// As above.
-static void look_after_held(uint64_t now)
-{
-	if (helper.next_held_ms && helper.next_held_ms <= now) {
-		helper.next_held_ms = 0;
-		atomic_store_explicit(&held_noted, false, memory_order_seq_cst);
-		if (binding_release_held())
-			atomic_store_explicit(&held_noted, true, memory_order_seq_cst);
-	}
-	if (!helper.next_held_ms && atomic_load_explicit(&held_noted, memory_order_seq_cst))
-		helper.next_held_ms = now + HELD_LOOK_MS;
+	if (!care->next_ms && atomic_load_explicit(&care->noted, memory_order_seq_cst))
+		care->next_ms = now + care->every_ms;
+	if (care->next_ms && care->next_ms < *next)
+		*next = care->next_ms;
 }
 
 #define LAST_LOOK_MS 20u
@@ -400,12 +397,8 @@ static int run_timers(void)
 	}
 	if (helper.next_sweep_ms && helper.next_sweep_ms < next)
 		next = helper.next_sweep_ms;
-	look_after_full(now);
-	if (helper.next_full_ms && helper.next_full_ms < next)
-		next = helper.next_full_ms;
-	look_after_held(now);
-	if (helper.next_held_ms && helper.next_held_ms < next)
-		next = helper.next_held_ms;
+	look_after(&full, now, &next);
+	look_after(&held, now, &next);
 	if (atomic_load_explicit(&main_ended, memory_order_seq_cst) && now + LAST_LOOK_MS < next)
 		next = now + LAST_LOOK_MS;
 	if (next == UINT64_MAX)
@@ -606,9 +599,9 @@ void helper_fork_child(void)
 	fd_close_internal(arena.tickets_fd);
 	arena_drop_tickets(&arena);
 	helper.put = helper.taken = 0;
-	helper.next_idle_ms = helper.next_sweep_ms = helper.next_full_ms = helper.next_held_ms = 0;
-	atomic_store_explicit(&full_noted, false, memory_order_relaxed);
-	atomic_store_explicit(&held_noted, false, memory_order_relaxed);
+	helper.next_idle_ms = helper.next_sweep_ms = full.next_ms = held.next_ms = 0;
+	atomic_store_explicit(&full.noted, false, memory_order_relaxed);
+	atomic_store_explicit(&held.noted, false, memory_order_relaxed);
 	memset(helper.retries, 0, sizeof(helper.retries));
 	atomic_store_explicit(&helper_running, 0, memory_order_relaxed);
 }

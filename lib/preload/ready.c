@@ -181,9 +181,7 @@ bool ready_maybe(const struct rlm_bound *b, uint32_t wanted, uint64_t head)
 	if (wanted & READABLE && cutover_rx_head(b) != head)
 		return true;
 	return wanted & WRITABLE && b->tx_state == TX_RING &&
-	       ring_next(&b->tx) -
-			       atomic_load_explicit(&b->tx.peer->tail, memory_order_relaxed) <=
-		       b->tx.size - b->tx.size / 4;
+	       ring_next(&b->tx) - atomic_load_explicit(&b->tx.peer->tail, memory_order_relaxed) <= b->tx.size - b->tx.size / 4;
 }
 
 static void hold(struct rlm_conn *c, struct rlm_bound *b)
@@ -227,20 +225,27 @@ void ready_release(struct rlm_conn *c)
 	stream_leave(c);
 }
 
+static const struct {
+	uint32_t rx, tx;
+} waits[] = {
+	[READY_BY_DOORBELL] = {RLM_WAIT_RX_FD, RLM_WAIT_TX_FD},
+	[READY_BY_BELL] = {RLM_WAIT_RX_FUTEX, RLM_WAIT_TX_FUTEX},
+};
+
 void ready_listen(struct rlm_bound *b, uint32_t wanted, enum ready_by by)
 {
 	if (wanted & (READABLE | EPOLLRDHUP))
-		wake_listen(b, by == READY_BY_BELL ? RLM_WAIT_RX_FUTEX : RLM_WAIT_RX_FD);
+		wake_listen(b, waits[by].rx);
 	if (wanted & WRITABLE)
-		wake_listen(b, by == READY_BY_BELL ? RLM_WAIT_TX_FUTEX : RLM_WAIT_TX_FD);
+		wake_listen(b, waits[by].tx);
 }
 
 void ready_unlisten(struct rlm_bound *b, uint32_t wanted, enum ready_by by)
 {
 	if (wanted & (READABLE | EPOLLRDHUP))
-		wake_unlisten(b, by == READY_BY_BELL ? RLM_WAIT_RX_FUTEX : RLM_WAIT_RX_FD);
+		wake_unlisten(b, waits[by].rx);
 	if (wanted & WRITABLE)
-		wake_unlisten(b, by == READY_BY_BELL ? RLM_WAIT_TX_FUTEX : RLM_WAIT_TX_FD);
+		wake_unlisten(b, waits[by].tx);
 }
 
 bool ready_watch_doorbell(int epoll_fd, int doorbell, uint64_t data)

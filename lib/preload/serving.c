@@ -241,8 +241,9 @@ static void release_one(struct rlm_conn *c)
 	rlm_lock_drop(&c->tx_lock);
 }
 
-bool binding_release_held(void)
+bool binding_release_held(uint64_t now_ms)
 {
+	(void)now_ms;
 	others_hold = false;
 	for_each_bound(release_one);
 	return others_hold;

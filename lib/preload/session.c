@@ -84,11 +84,14 @@ void session_offer_queued(void)
 
 bool session_connect_if_due(void)
 {
-	uint64_t now = sys_ms();
+	uint64_t now;
 	int fd;
 
-	if (session.fd >= 0 || now < session.next_connect_ms)
-		return session.fd >= 0;
+	if (session.fd >= 0)
+		return true;
+	now = sys_ms();
+	if (now < session.next_connect_ms)
+		return false;
 	fd = broker_connect();
 	if (fd < 0) {
 		if (session.failures < 6)

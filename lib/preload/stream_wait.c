@@ -69,7 +69,6 @@ static void cancelled(void *arg)
 	stream_leave(s->c);
 }
 
-
 static void begin(struct sleep *s)
 {
 	s->n = stream_words(s->c, s->b, s->words);
