@@ -55,6 +55,7 @@ static void fill_bound(struct rlm_bound *b, struct rlm_conn *c, const struct lin
 	b->owner = arena.place.id;
 	b->tx = (struct rlm_ring){.mine = mine, .peer = peer, .bytes = segment_ring(s, s->mine, m->slot), .size = s->ring_size};
 	b->rx = (struct rlm_ring){.mine = mine, .peer = peer, .bytes = segment_ring(s, s->peer, m->slot), .size = s->ring_size};
+	b->held_head = UINT64_MAX;
 	wake_spin_init(&b->tx_spin, s->port);
 	wake_spin_init(&b->rx_spin, s->port);
 	b->tx_budget = settings.test_flap ? settings.test_flap : settings.test_demote_after;

@@ -232,11 +232,12 @@ static void release_one(struct rlm_conn *c)
 	rlm_lock_take(&c->tx_lock);
 	b = stream_bound(c);
 	if (b && b->tx_state == TX_RING && !b->gone && !cutover_is_lost(b) && ring_holds(&b->tx)) {
-		if (b->held_head == ring_head(&b->tx))
+		if (b->held_head == ring_head(&b->tx)) {
 			cutover_tx_release(b);
-		else
+		} else {
+			b->held_head = ring_head(&b->tx);
 			others_hold = true;
-		b->held_head = ring_head(&b->tx);
+		}
 	}
 	rlm_lock_drop(&c->tx_lock);
 }
