@@ -118,6 +118,8 @@ unsigned next_random(unsigned *seed);
 
 void send_text(int fd, const char *text);
 void recv_text(int fd, const char *text); // exactly this, in as many pieces as it takes
+int readable_bytes(int fd); // FIONREAD
+void wait_readable_bytes(int fd, int want); // until it says this
 bool wait_for(int fd, short events, int timeout_ms); // poll says one of these
 size_t fill_socket(int fd, uint32_t seed); // non-blocking writes until EAGAIN; returns the bytes taken
 // Somebody says that there is room again, though nothing was read. On TCP that may be so at any time: the kernel moves what it has queued when

@@ -87,6 +87,23 @@ void send_text(int fd, const char *text)
 	assert_returns(send(fd, text, strlen(text), MSG_NOSIGNAL), strlen(text));
 }
 
+int readable_bytes(int fd)
+{
+	int value = -1;
+
+	assert_returns(ioctl(fd, FIONREAD, &value), 0);
+	return value;
+}
+
+void wait_readable_bytes(int fd, int want)
+{
+	int64_t deadline = now_ms() + DEADLINE_MS;
+
+	while (readable_bytes(fd) != want && now_ms() < deadline)
+		nap_ms(1);
+	assert_returns(readable_bytes(fd), want);
+}
+
 void recv_text(int fd, const char *text)
 {
 	char buffer[4096];

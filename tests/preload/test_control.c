@@ -4,29 +4,12 @@
 
 #include <linux/sockios.h>
 
-static int readable_bytes(int fd)
-{
-	int value = -1;
-
-	assert_returns(ioctl(fd, FIONREAD, &value), 0);
-	return value;
-}
-
 static int unsent_bytes(int fd)
 {
 	int value = -1;
 
 	assert_returns(ioctl(fd, SIOCOUTQ, &value), 0);
 	return value;
-}
-
-static void wait_readable_bytes(int fd, int want)
-{
-	int64_t deadline = now_ms() + DEADLINE_MS;
-
-	while (readable_bytes(fd) != want && now_ms() < deadline)
-		nap_ms(1);
-	assert_returns(readable_bytes(fd), want);
 }
 
 static void fionread(void **state)

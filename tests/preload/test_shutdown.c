@@ -118,16 +118,6 @@ static void shutdown_read(void **state)
 	recv_text(p->a, "back");
 }
 
-static void wait_unread(int fd, int want)
-{
-	int64_t deadline = now_ms() + DEADLINE_MS;
-	int unread = 0;
-
-	while (ioctl(fd, FIONREAD, &unread) == 0 && unread < want && now_ms() < deadline)
-		nap_ms(1);
-	assert_returns(unread, want);
-}
-
 // What comes after it is still received, without what carriers say to each other meanwhile.
 static void shutdown_read_when_empty(void **state)
 {
@@ -142,7 +132,7 @@ static void shutdown_read_when_empty(void **state)
 	assert_returns(recv(p->b, buffer, 8, 0), 0);
 	for (int i = 0; i < 30; i++) {
 		send_text(p->a, "def");
-		wait_unread(p->b, 3);
+		wait_readable_bytes(p->b, 3);
 		recv_text(p->b, "def");
 		assert_returns(recv(p->b, buffer, 8, 0), 0);
 	}
