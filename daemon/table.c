@@ -105,6 +105,7 @@ static void row_add(void *arg, const struct rlmd_row *row)
 {
 	struct rlmd_sums *sums = arg;
 
+	sums->switches += row->stat.switches;
 	sums->tx_bytes_ring += row->stat.tx_bytes_ring;
 	sums->rx_bytes_ring += row->stat.rx_bytes_ring;
 	sums->tx_bytes_plain += row->stat.tx_bytes_plain;

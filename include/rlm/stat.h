@@ -44,8 +44,9 @@ struct rlm_table_shared {
 	uint32_t reserved;
 	_Atomic uint64_t opened; // connections ever seen
 	_Atomic uint64_t promoted; // connections that ever used a ring
+	// Of connections that are gone; add the live ones.
 	_Atomic uint64_t switches; // carrier changes
-	_Atomic uint64_t tx_bytes_ring; // of connections that are gone; add the live ones
+	_Atomic uint64_t tx_bytes_ring;
 	_Atomic uint64_t rx_bytes_ring;
 	_Atomic uint64_t tx_bytes_plain;
 	_Atomic uint64_t rx_bytes_plain;

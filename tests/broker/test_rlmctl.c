@@ -98,24 +98,31 @@ static size_t process_count(void)
 	return count;
 }
 
-// Sums stay when the process is gone.
+static json_int_t total(const json_t *stats, const char *key)
+{
+	return number(json_object_get(stats, "totals"), key);
+}
+
+// Live connections count, and sums stay when the process is gone.
 static void test_stats(void **state)
 {
 	struct peer a;
 	json_t *reply;
-	json_int_t before, after;
+	json_int_t bytes, switches;
 
 	reply = ask("stats");
-	before = number(json_object_get(reply, "totals"), "tx_bytes_ring");
+	bytes = total(reply, "tx_bytes_ring");
+	switches = total(reply, "switches");
 	json_decref(reply);
 	peer_open(&a, &rlmd, "a");
 	entry_fill(&a, 0);
 	a.table->tx_bytes_ring = 1000;
+	a.table->switches = 100;
 	a.table->opened = 5;
 	for (int round = 0; round < 2; round++) {
 		reply = ask("stats");
-		after = number(json_object_get(reply, "totals"), "tx_bytes_ring");
-		assert_int_equal(after - before, 1011);
+		assert_int_equal(total(reply, "tx_bytes_ring") - bytes, 1011);
+		assert_int_equal(total(reply, "switches") - switches, 103);
 		assert_int_equal(json_array_size(json_object_get(reply, "processes")), round == 0);
 		assert_true(json_is_object(json_object_get(reply, "limits")));
 		json_decref(reply);
