@@ -178,6 +178,12 @@ int stash_get(struct instance *ep, struct epoll_event *out, int max);
 // Is there an event with this data? take: it is for the caller to tell.
 bool stash_has(struct instance *ep, uint64_t data, bool take);
 
+// --- epoll_move.c ---
+
+// E -> I, of an item that is PLAIN. b: the binding, which the connection may not have yet. fresh: just added, so that what is true is news.
+// false: it cannot be.
+bool item_move_in(struct instance *ep, int epfd, struct item *it, struct rlm_bound *b, bool fresh);
+
 // --- epoll.c ---
 
 // false: something is ready.
