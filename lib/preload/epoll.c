@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// epoll with connections that are bound to rings: what is ready, and waiting for it.
+// epoll with connections that are bound to rings: what is ready, and what must be done so that nobody sleeps through it.
 //
 // Plain connections stay in the application's instance E and cost nothing. When a connection gets its slot, its registration moves to
 // an inner instance I of ours, which is itself registered in E: so whoever sleeps in E (or in something that holds E) is woken by TCP
@@ -20,10 +20,7 @@
 // Locks: ep->lock, then that of an instance in it, then those of a connection.
 #include "epoll.h"
 
-#include <pthread.h>
-
 #include "epoll_set.h"
-#include "hooks.h"
 
 #define SHOWN (EPOLL_READABLE | EPOLL_WRITABLE | EPOLL_ENDS | EPOLLPRI | EPOLLRDBAND | EPOLLWRBAND)
 #define ALWAYS (EPOLLERR | EPOLLHUP)
@@ -100,8 +97,7 @@ static bool is_quiet(const struct item *it)
 	return !(it->events & EPOLLOUT) || (it->events & EPOLLET && b->tx_blocked == it->w->blocked && !it->w->unwritable);
 }
 
-// The same as look(), and an edge for those who watch the instance if it is something new.
-static bool is_ready(struct instance *ep, struct item *it)
+bool item_is_ready(struct instance *ep, struct item *it)
 {
 	int fd = item_fd(it);
 	struct ready r;
@@ -128,40 +124,7 @@ static void report(struct instance *ep, struct item *it, uint32_t shown, struct 
 		it->disabled = true;
 }
 
-// --- in which order ---
-//
-// The kernel tells first what happened first. A ring does not tell since when it has something, and while only rings are looked at what comes by
-// TCP is not seen: so what TCP brought, an end or a new connection, goes before what is found on rings in the same call.
-
-static void drop_event(struct epoll_event *out, int *n, int at)
-{
-	--*n;
-	memmove(out + at, out + at + 1, (size_t)(*n - at) * sizeof(*out));
-}
-
-static void reverse(struct epoll_event *e, int n)
-{
-	for (int i = 0; i < n / 2; i++) {
-		struct epoll_event other = e[i];
-
-		e[i] = e[n - 1 - i];
-		e[n - 1 - i] = other;
-	}
-}
-
-// The m events that follow n others go before these.
-static void move_before(struct epoll_event *e, int n, int m)
-{
-	if (n <= 0 || m <= 0)
-		return;
-	reverse(e, n);
-	reverse(e + n, m);
-	reverse(e, n + m);
-}
-
 // --- nested instances ---
-
-static bool has_moved(struct instance *ep);
 
 // Lock held. Something of ours is, was or is about to be in it, or in an instance in it.
 static bool has_moved_locked(struct instance *ep)
@@ -169,12 +132,12 @@ static bool has_moved_locked(struct instance *ep)
 	if (ep->inner >= 0 || ep->stash_used)
 		return true;
 	for (int i = ep->nested; i; i = ep->items[i - 1].w->next_nested)
-		if (has_moved(instance_of(ep->items[i - 1].fd)))
+		if (set_has_moved(instance_of(ep->items[i - 1].fd)))
 			return true;
 	return false;
 }
 
-static bool has_moved(struct instance *ep)
+bool set_has_moved(struct instance *ep)
 {
 	bool moved;
 
@@ -214,7 +177,7 @@ static bool nested_is_ready(struct item *it, bool kernel_says, bool tell)
 
 static bool is_nested_of_ours(const struct item *it)
 {
-	return !it->disabled && it->events & EPOLLIN && has_moved(instance_of(it->fd));
+	return !it->disabled && it->events & EPOLLIN && set_has_moved(instance_of(it->fd));
 }
 
 // The kernel forgets what was harvested from the inner one.
@@ -240,10 +203,10 @@ int set_strip_nested(struct instance *ep, struct epoll_event *out, int n)
 		struct item *it = &ep->items[f - 1];
 
 		for (int i = 0; i < n; i++) {
-			if (out[i].data.u64 != it->data || out[i].events != EPOLLIN || !has_moved(instance_of(it->fd)))
+			if (out[i].data.u64 != it->data || out[i].events != EPOLLIN || !set_has_moved(instance_of(it->fd)))
 				continue;
 			if (it->disabled || it->w->reported == ep->round || !nested_is_ready(it, true, true))
-				drop_event(out, &n, i--);
+				events_drop(out, &n, i--);
 			else
 				report(ep, it, EPOLLIN, &ignored);
 		}
@@ -254,12 +217,11 @@ int set_strip_nested(struct instance *ep, struct epoll_event *out, int n)
 // --- hot and armed ---
 
 // Takes what is ready among the hot items. The list is walked from the front; items that gave something go to its end by
-// being looked at last next time, so that no item starves another. The first `ends` are ends.
-static int collect(struct instance *ep, struct epoll_event *out, int max, int *ends)
+// being looked at last next time, so that no item starves another.
+struct part set_collect(struct instance *ep, struct epoll_event *out, int max)
 {
-	int n = 0, *at = &ep->hot, tail = 0, *tail_at = &tail;
+	int n = 0, ends = 0, *at = &ep->hot, tail = 0, *tail_at = &tail;
 
-	*ends = 0;
 	while (*at && n < max) {
 		struct item *it = &ep->items[*at - 1];
 		struct ready r = {0};
@@ -268,8 +230,8 @@ static int collect(struct instance *ep, struct epoll_event *out, int max, int *e
 		if (shown) {
 			report(ep, it, shown, &out[n++]);
 			if (r.events & EPOLL_ENDS & ~it->w->told_ends && r.head == it->w->head) { // an end, not bytes
-				move_before(out + *ends, n - 1 - *ends, 1);
-				++*ends;
+				events_move_before(out + ends, n - 1 - ends, 1);
+				ends++;
 			}
 			it->w->head = shown & EPOLL_READABLE ? r.head : it->w->head;
 			it->w->told_ends = r.events & EPOLL_ENDS;
@@ -290,10 +252,10 @@ static int collect(struct instance *ep, struct epoll_event *out, int max, int *e
 	while (*at)
 		at = &ep->items[*at - 1].w->next_hot;
 	*at = tail;
-	return n + collect_nested(ep, out + n, max - n);
+	return (struct part){n + collect_nested(ep, out + n, max - n), ends};
 }
 
-static void arm_idle(struct instance *ep, int looks)
+static void arm_idle(struct instance *ep)
 {
 	struct item *it;
 	int next;
@@ -301,16 +263,16 @@ static void arm_idle(struct instance *ep, int looks)
 	for (int i = ep->hot; i; i = next) {
 		it = &ep->items[i - 1];
 		next = it->w->next_hot;
-		if (it->w->idle < looks)
+		if (it->w->idle < IDLE_LOOKS)
 			continue;
 		item_arm(ep, it);
-		if (is_ready(ep, it)) // came while we armed it
+		if (item_is_ready(ep, it)) // came while we armed it
 			item_heat(ep, it);
 	}
 }
 
 // Arms everything, then looks once more at everything that was hot.
-bool set_arm_all(struct instance *ep)
+static bool arm_all(struct instance *ep)
 {
 	bool quiet = true;
 	struct item *it;
@@ -320,7 +282,7 @@ bool set_arm_all(struct instance *ep)
 		it = &ep->items[i - 1];
 		next = it->w->next_hot;
 		item_arm(ep, it);
-		if (is_ready(ep, it)) {
+		if (item_is_ready(ep, it)) {
 			item_heat(ep, it);
 			quiet = false;
 		}
@@ -344,9 +306,34 @@ static void say_more(struct instance *ep, bool more)
 void set_changed(struct instance *ep)
 {
 	if (ep->sleepers || ep->outer)
-		say_more(ep, !set_arm_all(ep));
+		say_more(ep, !arm_all(ep));
 	else
 		say_more(ep, false);
+}
+
+void set_leave(struct instance *ep)
+{
+	if (!ep->sleepers && !ep->outer)
+		arm_idle(ep);
+	set_changed(ep);
+}
+
+static void arm_nested(struct instance *ep)
+{
+	for (int i = ep->nested; i; i = ep->items[i - 1].w->next_nested)
+		epoll_arm(ep->items[i - 1].fd);
+}
+
+bool set_sleep(struct instance *ep)
+{
+	arm_nested(ep);
+	ep->sleepers++;
+	if (arm_all(ep)) {
+		say_more(ep, false);
+		return true;
+	}
+	ep->sleepers--;
+	return false;
 }
 
 static void on_tcp_event(struct instance *ep, struct item *it, uint32_t events)
@@ -382,350 +369,6 @@ void set_harvest(struct instance *ep)
 	} while (n == 64);
 }
 
-// Takes our own event out of what the kernel returned: I has something. Where it was, -1: nowhere.
-static int strip_inner(struct epoll_event *out, int *n)
-{
-	for (int i = 0; i < *n; i++)
-		if (out[i].data.u64 == inner_tag && !(out[i].events & ~(uint32_t)EPOLLIN)) {
-			drop_event(out, n, i);
-			return i;
-		}
-	return -1;
-}
-
-// One connection that only receives, in small pieces: see wake_hold_back(). Here even if some are there already, because a loop that takes
-// them one by one takes the sender's cache line as often.
-static void hold_back(struct instance *ep)
-{
-	struct item *it = ep->hot ? &ep->items[ep->hot - 1] : NULL;
-	struct rlm_bound *b;
-
-	if (!it || it->w->next_hot || !(it->events & EPOLLIN) || !wake_may_spin(&ep->spin))
-		return;
-	b = stream_bound(conn_of(it));
-	if (b)
-		wake_hold_back(b);
-}
-
-static bool spin(struct instance *ep)
-{
-	uint64_t start, last, now;
-
-	if (!ep->hot || !wake_may_spin(&ep->spin))
-		return false;
-	last = start = sys_ticks();
-	for (;;) {
-		for (int round = 0; round < 4; round++) {
-			for (int i = ep->hot; i; i = ep->items[i - 1].w->next_hot) {
-				struct item *it = &ep->items[i - 1];
-				struct rlm_bound *b = stream_bound(conn_of(it));
-
-				if (b && it->events & EPOLLIN &&
-				    atomic_load_explicit(&b->rx.peer->head, memory_order_relaxed) !=
-					    atomic_load_explicit(&b->rx.mine->tail, memory_order_relaxed) &&
-				    is_ready(ep, it)) {
-					wake_spin_paid(&ep->spin);
-					return true;
-				}
-			}
-			sys_pause();
-		}
-		now = sys_ticks();
-		if (!wake_spin_on(&ep->spin, start, last, now))
-			return false;
-		last = now;
-	}
-}
-
-// --- waiting ---
-
-struct waiting {
-	struct _pthread_cleanup_buffer cleanup;
-	struct instance *ep;
-	int epfd;
-	struct epoll_event *out;
-	int max;
-	bool forever;
-	uint64_t timeout_ns;      // 0 and not forever: do not wait
-	struct deadline deadline; // from the first sleep on
-	const sigset_t *mask;
-};
-
-static int kernel_wait(const struct waiting *w, const struct timespec *timeout)
-{
-	long r;
-
-	if (REAL(epoll_pwait2))
-		r = REAL(epoll_pwait2)(w->epfd, w->out, w->max, timeout, w->mask);
-	else
-		r = REAL(epoll_pwait)(w->epfd, w->out, w->max,
-				      timeout ? (int)(timeout->tv_sec * 1000 + (timeout->tv_nsec + 999999) / 1000000) : -1,
-				      w->mask);
-	return r < 0 ? -errno : (int)r;
-}
-
-// Items have moved while we slept in the kernel. What it said of them may have been a frame: that is for collect() to tell. So a shot that
-// was fired for us, and taken for one that the application knows of, was none.
-static int strip_moved(struct instance *ep, struct epoll_event *out, int n)
-{
-	for (int k = 0; k < n; k++) {
-		struct item *moved = NULL;
-
-		for (uint32_t i = 0; i < ep->used; i++) {
-			struct item *it = &ep->items[i];
-
-			if (it->data != out[k].data.u64 || it->kind == ITEM_FREE || it->kind == ITEM_PARKED)
-				continue;
-			moved = it->kind == ITEM_MOVED ? it : NULL;
-			if (!moved)
-				break; // it may be that one's
-		}
-		if (!moved)
-			continue;
-		moved->w->news = true;
-		if (moved->events & EPOLLET && item_fd(moved) >= 0) // it may have come since the move: one edge for all that is there
-			moved->w->tcp = ready_arrived(conn_of(moved), item_fd(moved));
-		moved->disabled = false;
-		item_heat(ep, moved);
-		drop_event(out, &n, k--);
-	}
-	return n;
-}
-
-// The kernel's answer without what is not for the application, and with what is ready on rings, in the place of I: in_front are before that.
-static int complete(struct instance *ep, struct epoll_event *out, int n, int max, int *in_front)
-{
-	int ours, at, ends;
-
-	n = set_strip_nested(ep, out, n);
-	at = strip_inner(out, &n);
-	if (at >= 0)
-		set_harvest(ep);
-	ours = stash_get(ep, out + n, max - n);
-	ours += collect(ep, out + n + ours, max - n - ours, &ends);
-	if (at >= 0)
-		move_before(out + at, n - at, ours);
-	*in_front = at >= 0 ? at : 0;
-	return n + ours;
-}
-
-// What is ready now, from rings and kernel.
-static int take(const struct waiting *w)
-{
-	struct instance *ep = w->ep;
-	struct epoll_event *out;
-	int stashed, n, k, ends, in_front;
-
-	ep->round++;
-	n = stashed = stash_get(ep, w->out, w->max);
-	out = w->out + stashed;
-	// When the rings alone would fill the array, the kernel still has its turn now and then.
-	n += collect(ep, out, (ep->round % 8 ? w->max : w->max / 2) - n, &ends);
-	// Everything there is was looked at: TCP's ends are missed for a moment at most, the helper counts them.
-	if (n == w->max || (n && !ep->others && !ep->armed && ep->round % 8))
-		return n;
-	k = (int)sys_call6(SYS_epoll_pwait, w->epfd, w->out + n, w->max - n, 0, w->mask, 8);
-	if (k < 0)
-		return n ? n : k;
-	k = complete(ep, w->out + n, k, w->max - n, &in_front);
-	move_before(out + ends, n - stashed - ends, k);
-	move_before(out, ends, in_front);
-	return n + k;
-}
-
-static void drop_often(struct instance *ep)
-{
-	if (!rlm_lock_is_kept(&ep->lock) && rlm_habit_pays(&ep->habit))
-		rlm_lock_keep(&ep->lock, &ep->habit);
-	else
-		rlm_lock_drop(&ep->lock);
-}
-
-static void leave(struct instance *ep)
-{
-	if (!ep->sleepers && !ep->outer)
-		arm_idle(ep, IDLE_LOOKS);
-	set_changed(ep);
-}
-
-// The kernel's wait was cancelled, or left by a signal handler's jump.
-static void abandon(void *arg)
-{
-	struct waiting *w = arg;
-
-	rlm_lock_take(&w->ep->lock);
-	w->ep->sleepers--;
-	leave(w->ep);
-	rlm_lock_drop(&w->ep->lock);
-}
-
-static void arm_nested(struct instance *ep)
-{
-	for (int i = ep->nested; i; i = ep->items[i - 1].w->next_nested)
-		epoll_arm(ep->items[i - 1].fd);
-}
-
-// Lock held, released on return. 0: look again.
-static int sleep_once(struct waiting *w, bool *timed_out)
-{
-	struct instance *ep = w->ep;
-	struct timespec left = {0, 0};
-	uint32_t moves;
-	uint64_t start;
-	int n, in_front;
-
-	arm_nested(ep);
-	ep->sleepers++;
-	if (!set_arm_all(ep)) {
-		ep->sleepers--;
-		rlm_lock_drop(&ep->lock);
-		return 0;
-	}
-	say_more(ep, false);
-	moves = ep->moves;
-	rlm_lock_drop(&ep->lock);
-	start = sys_ticks();
-	if (!w->forever)
-		deadline_left(&w->deadline, &left);
-	_pthread_cleanup_push(&w->cleanup, abandon, w);
-	n = kernel_wait(w, w->forever ? NULL : &left);
-	_pthread_cleanup_pop(&w->cleanup, 0);
-	wake_slept(&ep->spin, sys_ticks() - start);
-	*timed_out = n == 0;
-	rlm_lock_take(&ep->lock);
-	ep->sleepers--;
-	ep->round++;
-	if (n > 0) {
-		if (moves != ep->moves)
-			n = strip_moved(ep, w->out, n);
-		n = complete(ep, w->out, n, w->max, &in_front);
-		leave(ep);
-	}
-	rlm_lock_drop(&ep->lock);
-	return n;
-}
-
-static int wait_ours(struct waiting *w)
-{
-	bool timed_out = false, waits = w->forever || w->timeout_ns, first = true;
-	int n;
-
-	for (;; first = false) {
-		rlm_lock_take(&w->ep->lock);
-		if (waits && first)
-			hold_back(w->ep);
-		n = take(w);
-		if (n || timed_out || !waits) {
-			leave(w->ep);
-			drop_often(w->ep);
-			return n;
-		}
-		if (!w->ep->sleepers && spin(w->ep)) {
-			drop_often(w->ep);
-			continue;
-		}
-		helper_ensure();
-		deadline_start(&w->deadline, w->timeout_ns);
-		n = sleep_once(w, &timed_out);
-		if (n)
-			return n;
-	}
-}
-
-// Nothing of ours is in it yet. true: n is the answer. Else the kernel woke us for us: go on with what is left of the time.
-static bool is_final(struct instance *ep, struct epoll_event *out, int max, int *n)
-{
-	int in_front;
-
-	if (*n <= 0 || !has_moved(ep))
-		return true;
-	rlm_lock_take(&ep->lock);
-	ep->round++;
-	*n = complete(ep, out, strip_moved(ep, out, *n), max, &in_front);
-	leave(ep);
-	rlm_lock_drop(&ep->lock);
-	return *n > 0;
-}
-
-static int wait_any(int epfd, struct epoll_event *out, int max, const struct timespec *timeout, const sigset_t *mask)
-{
-	struct waiting w = {.ep = instance_of(epfd), .epfd = epfd, .out = out, .max = max, .mask = mask};
-
-	w.forever = !timeout;
-	if (timeout)
-		w.timeout_ns = (uint64_t)timeout->tv_sec * 1000000000u + (uint64_t)timeout->tv_nsec;
-	return (int)rlm_result(wait_ours(&w));
-}
-
-// The kernel sees to bad arguments, too.
-static bool is_kernels_alone(struct instance *ep, const void *out, int max)
-{
-	return !ep || max <= 0 || !out || !has_moved(ep);
-}
-
-static struct timespec ms_to_timespec(int ms)
-{
-	return (struct timespec){ms / 1000, (long)(ms % 1000) * 1000000};
-}
-
-RLM_EXPORT int epoll_pwait(int epfd, struct epoll_event *out, int max, int timeout, const sigset_t *mask)
-{
-	struct instance *ep = instance_of(epfd);
-	struct timespec t = ms_to_timespec(timeout);
-	struct deadline d = {0};
-	int n;
-
-	if (is_kernels_alone(ep, out, max)) {
-		if (timeout > 0 && ep)
-			deadline_start(&d, (uint64_t)timeout * 1000000u);
-		n = REAL(epoll_pwait)(epfd, out, max, timeout, mask);
-		if (is_final(ep, out, max, &n))
-			return n;
-		if (d.set)
-			deadline_left(&d, &t);
-	}
-	return wait_any(epfd, out, max, timeout < 0 ? NULL : &t, mask);
-}
-
-RLM_EXPORT int epoll_wait(int epfd, struct epoll_event *out, int max, int timeout)
-{
-	struct instance *ep = instance_of(epfd);
-	int n;
-
-	if (timeout > 0 && ep)
-		return epoll_pwait(epfd, out, max, timeout, NULL);
-	if (is_kernels_alone(ep, out, max)) {
-		n = REAL(epoll_wait)(epfd, out, max, timeout);
-		if (is_final(ep, out, max, &n))
-			return n;
-	}
-	return epoll_pwait(epfd, out, max, timeout, NULL);
-}
-
-RLM_EXPORT int epoll_pwait2(int epfd, struct epoll_event *out, int max, const struct timespec *timeout,
-			    const sigset_t *mask)
-{
-	struct instance *ep = instance_of(epfd);
-	struct timespec t = {0, 0};
-	struct deadline d = {0};
-	int n;
-
-	if (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= 1000000000))
-		return REAL(epoll_pwait2)(epfd, out, max, timeout, mask);
-	if (timeout)
-		t = *timeout;
-	if (is_kernels_alone(ep, out, max)) {
-		if (timeout && ep)
-			deadline_start(&d, (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec);
-		n = REAL(epoll_pwait2)(epfd, out, max, timeout, mask);
-		if (is_final(ep, out, max, &n))
-			return n;
-		if (d.set)
-			deadline_left(&d, &t);
-	}
-	return wait_any(epfd, out, max, timeout ? &t : NULL, mask);
-}
-
 // --- as a polled descriptor ---
 
 bool set_is_ready(struct instance *ep, int epfd)
@@ -736,10 +379,10 @@ bool set_is_ready(struct instance *ep, int epfd)
 		return kernel_says_ready(epfd);
 	set_harvest(ep);
 	if (ep->sleepers || ep->outer)
-		ready = !set_arm_all(ep);
+		ready = !arm_all(ep);
 	else
 		for (int i = ep->hot; i; i = ep->items[i - 1].w->next_hot)
-			ready |= is_ready(ep, &ep->items[i - 1]);
+			ready |= item_is_ready(ep, &ep->items[i - 1]);
 	for (int i = ep->nested; i; i = ep->items[i - 1].w->next_nested)
 		ready |= is_nested_of_ours(&ep->items[i - 1]) && nested_is_ready(&ep->items[i - 1], false, false);
 	ready |= ep->stash_used != 0;
@@ -766,7 +409,7 @@ void epoll_arm(int epfd)
 {
 	struct instance *ep = instance_of(epfd);
 
-	if (!has_moved(ep))
+	if (!set_has_moved(ep))
 		return;
 	rlm_lock_take(&ep->lock);
 	ep->outer = true;

@@ -6,6 +6,7 @@
 
 #include <sys/epoll.h>
 
+#include "epoll_order.h"
 #include "ready.h"
 #include "stream_internal.h"
 
@@ -186,15 +187,23 @@ bool item_move_in(struct instance *ep, int epfd, struct item *it, struct rlm_bou
 
 // --- epoll.c ---
 
-// false: something is ready.
-bool set_arm_all(struct instance *ep);
-// After a change: if somebody sleeps, everything is armed and who must know is woken.
-void set_changed(struct instance *ep);
+// Something of ours is, was or is about to be in it, or in an instance in it. No lock; NULL: no.
+bool set_has_moved(struct instance *ep);
+// Is there anything to report of an item? Something new is an edge for those who watch the instance.
+bool item_is_ready(struct instance *ep, struct item *it);
+// Takes what is ready on rings, as reported in this round. First are ends.
+struct part set_collect(struct instance *ep, struct epoll_event *out, int max);
 // I has something, maybe.
 void set_harvest(struct instance *ep);
 // Of what the kernel said, without what it said of nested instances for our own reasons.
 int set_strip_nested(struct instance *ep, struct epoll_event *out, int n);
 // For instances that hold it: is something of it ready?
 bool set_is_ready(struct instance *ep, int epfd);
+// After a change: if somebody sleeps, everything is armed and who must know is woken.
+void set_changed(struct instance *ep);
+// A thread goes to sleep in E, as one more of its `sleepers`, and everything is armed. false: it must not, something is ready.
+bool set_sleep(struct instance *ep);
+// A thread has looked, or slept, and goes back to the application: the same as a change, and what has been idle for a while is armed.
+void set_leave(struct instance *ep);
 
 #endif
