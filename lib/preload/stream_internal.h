@@ -266,6 +266,8 @@ void stream_reset(struct rlm_bound *b, int fd);
 bool stream_is_alone(const struct rlm_conn *c);
 // Both directions are plain: unbinds. false: somebody waits on the slot.
 bool stream_detach(struct rlm_conn *c, int fd);
+// Before shutdown(SHUT_RD): from then on the kernel says "end" whenever its queue is empty, and whether TCP has ended could not be told from that.
+void stream_to_kernel_for_shut_rd(struct rlm_conn *c, int fd);
 // Closes that have taken the descriptor's entry away and are not through with the slot.
 extern _Atomic uint32_t stream_closing;
 
