@@ -28,11 +28,13 @@ bool binding_release_held(uint64_t now_ms);
 // Takes full rings that nobody reads from back to TCP. true: there are others to look after.
 bool binding_relieve_full(uint64_t now_ms);
 
-// From helper.c
+// From helper_pin.c
 int helper_pin(const struct rlm_conn *c); // a descriptor, -1: closed meanwhile; unpin in both cases
 void helper_unpin(void);
 int helper_pin_naming(const struct rlm_conn *c); // a second pin, so that other connections can be served while one is named
 void helper_unpin_naming(void);
+
+// From helper.c
 struct rlm_conn *helper_conn(struct rlm_conn_ref ref);
 void helper_retry(struct rlm_conn *c, unsigned ms);
 void helper_watch_conn(struct rlm_conn *c, int fd);

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// The helper thread: its queue, its loop, what it watches.
-//
-// It uses the application's own descriptors, so it must not use one that the application is closing: it publishes the connection
-// as pinned, then looks whether the table still names it (both seq_cst). close() clears the entry, then looks at the pin. One
-// of them sees the other; close() waits the microseconds until the pin is gone.
-#include "helper.h"
+// The helper thread: how it begins and ends, its loop, what it watches, what it does later.
+#include "helper_internal.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -14,29 +10,16 @@
 #include <sys/eventfd.h>
 
 #include "binding.h"
-#include "broker_client.h"
 #include "leaving.h"
-#include "links.h"
 #include "session.h"
 #include "stream_internal.h"
 
 _Atomic int helper_running;
 
-enum job_type { JOB_OFFER = 1, JOB_WITHDRAW, JOB_RELEASE, JOB_ACTIVITY, JOB_LENT };
-
-struct job {
-	enum job_type type;
-	struct rlm_conn_ref conn;
-	struct rlm_msg_release release;
-};
-
-#define JOBS 4096u // a power of two
 #define RETRIES 256u
 
 static struct {
-	struct rlm_lock lock; // queue, start
-	struct job jobs[JOBS];
-	uint32_t put, taken;
+	struct rlm_lock lock; // start
 	int wake_fd;
 	int epoll_fd;
 	uint64_t next_idle_ms; // coarse clock; 0: nothing to look after
@@ -50,47 +33,6 @@ static struct {
 	uint64_t next_start_ms;
 } helper = {.wake_fd = -1, .epoll_fd = -1};
 
-static _Atomic uint32_t pinned;        // index of a connection + 1
-static _Atomic uint32_t pinned_naming; // the same, while a naming lasts and other messages are served
-
-// --- pinning ---
-
-int helper_pin(const struct rlm_conn *c)
-{
-	atomic_store_explicit(&pinned, conn_index(&arena, c) + 1, memory_order_seq_cst);
-	return fd_of_conn(c);
-}
-
-void helper_unpin(void)
-{
-	atomic_store_explicit(&pinned, 0, memory_order_seq_cst);
-}
-
-bool helper_has_pinned(const struct rlm_conn *c)
-{
-	return atomic_load_explicit(&pinned, memory_order_seq_cst) == conn_index(&arena, c) + 1;
-}
-
-int helper_pin_naming(const struct rlm_conn *c)
-{
-	atomic_store_explicit(&pinned_naming, conn_index(&arena, c) + 1, memory_order_seq_cst);
-	return fd_of_conn(c);
-}
-
-void helper_unpin_naming(void)
-{
-	atomic_store_explicit(&pinned_naming, 0, memory_order_seq_cst);
-}
-
-void helper_wait_unpinned(const struct rlm_conn *c)
-{
-	uint32_t me = conn_index(&arena, c) + 1;
-
-	while (atomic_load_explicit(&pinned, memory_order_seq_cst) == me ||
-	       atomic_load_explicit(&pinned_naming, memory_order_seq_cst) == me)
-		sys_call0(SYS_sched_yield);
-}
-
 struct rlm_conn *helper_conn(struct rlm_conn_ref ref)
 {
 	struct rlm_conn *c;
@@ -101,16 +43,21 @@ struct rlm_conn *helper_conn(struct rlm_conn_ref ref)
 	return conn_generation(&arena, c) == ref.generation && ref.generation & 1 ? c : NULL;
 }
 
-static struct rlm_conn_ref conn_ref(const struct rlm_conn *c)
+struct rlm_conn_ref helper_conn_ref(const struct rlm_conn *c)
 {
 	return (struct rlm_conn_ref){conn_index(&arena, c), conn_generation(&arena, c)};
 }
 
-static void poke(void)
+void helper_poke(void)
 {
 	const uint64_t one = 1;
 
 	sys_write(helper.wake_fd, &one, sizeof(one));
+}
+
+bool helper_is_me(void)
+{
+	return rlm_tid() == helper.tid;
 }
 
 // --- the end of all other threads ---
@@ -121,7 +68,7 @@ void helper_main_thread_ends(void)
 {
 	atomic_store_explicit(&main_ended, true, memory_order_seq_cst);
 	if (atomic_load_explicit(&helper_running, memory_order_acquire))
-		poke();
+		helper_poke();
 }
 
 // The main thread stays as a zombie until the process ends.
@@ -138,106 +85,6 @@ static bool is_last_thread(void)
 	return after &&
 	       sscanf(after, ") %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %d", &state, &threads) == 2 &&
 	       state == 'Z' && threads == 2;
-}
-
-// --- queue ---
-
-// false: there is no helper to do it.
-static bool enqueue(const struct job *job)
-{
-	helper_ensure();
-	for (;;) {
-		if (!atomic_load_explicit(&helper_running, memory_order_acquire))
-			return false;
-		rlm_lock_take(&helper.lock);
-		if (helper.put - helper.taken < JOBS)
-			break;
-		rlm_lock_drop(&helper.lock);
-		if (rlm_tid() == helper.tid)
-			return true; // cannot wait for itself; the broker learns of it at the end of the session
-		sys_call0(SYS_sched_yield);
-	}
-	helper.jobs[helper.put++ % JOBS] = *job;
-	rlm_lock_drop(&helper.lock);
-	poke();
-	return true;
-}
-
-static bool dequeue(struct job *job)
-{
-	bool any;
-
-	rlm_lock_take(&helper.lock);
-	any = helper.put != helper.taken;
-	if (any)
-		*job = helper.jobs[helper.taken++ % JOBS];
-	rlm_lock_drop(&helper.lock);
-	return any;
-}
-
-void helper_offer(struct rlm_conn *c)
-{
-	struct job job = {.type = JOB_OFFER, .conn = conn_ref(c)};
-
-	if (!session_broker_exists()) {
-		atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_NO_BROKER, memory_order_relaxed);
-		atomic_store_explicit(&c->calls, 0, memory_order_relaxed); // look again after as many calls
-		return;
-	}
-	if (atomic_fetch_or_explicit(&c->flags, RLM_CONN_QUEUED, memory_order_relaxed) & RLM_CONN_QUEUED)
-		return;
-	if (enqueue(&job))
-		return;
-	atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_QUEUED, memory_order_relaxed);
-	atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_LIMIT, memory_order_relaxed);
-	atomic_store_explicit(&c->calls, 0, memory_order_relaxed);
-}
-
-void helper_withdraw(uint32_t index, uint32_t generation)
-{
-	struct job job = {.type = JOB_WITHDRAW, .conn = {index, generation}};
-
-	if (atomic_load_explicit(&helper_running, memory_order_acquire)) // else the offer is another process's: we are its child
-		enqueue(&job);
-}
-
-void helper_release(const struct rlm_bound *b)
-{
-	struct job job = {.type = JOB_RELEASE};
-
-	job.release = (struct rlm_msg_release){
-		.header = {.type = RLM_MSG_RELEASE, .size = sizeof(job.release)},
-		.link = b->link,
-		.side = b->side,
-		.segment = b->segment,
-		.slot = b->slot,
-		.epoch = b->epoch,
-	};
-	enqueue(&job);
-}
-
-// The caller may hold a lock: never wait. A full queue is activity enough, the helper looks again soon.
-static void note_job(enum job_type type)
-{
-	bool full;
-
-	helper_ensure();
-	rlm_lock_take(&helper.lock);
-	full = helper.put - helper.taken == JOBS;
-	if (!full)
-		helper.jobs[helper.put++ % JOBS].type = type;
-	rlm_lock_drop(&helper.lock);
-	poke();
-}
-
-void helper_note_activity(void)
-{
-	note_job(JOB_ACTIVITY);
-}
-
-void helper_note_lent(void)
-{
-	note_job(JOB_LENT);
 }
 
 // Rings to look after every so often, as long as there are any.
@@ -257,7 +104,7 @@ static void note(struct care *care)
 	if (atomic_exchange_explicit(&care->noted, true, memory_order_seq_cst))
 		return;
 	helper_ensure();
-	poke();
+	helper_poke();
 }
 
 void helper_note_held(void)
@@ -271,11 +118,6 @@ void helper_note_full(struct rlm_bound *b)
 		b->full_tail = UINT64_MAX;
 	b->tx_full = 1;
 	note(&full);
-}
-
-bool helper_offer_outstanding(const struct rlm_conn *c)
-{
-	return atomic_load_explicit(&c->flags, memory_order_seq_cst) & RLM_CONN_NAMING;
 }
 
 // --- watching ---
@@ -292,7 +134,7 @@ static bool watch(int fd, enum watch what, struct rlm_conn_ref ref, uint32_t eve
 
 void helper_watch_conn(struct rlm_conn *c, int fd)
 {
-	watch(fd, WATCH_CONN, conn_ref(c), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+	watch(fd, WATCH_CONN, helper_conn_ref(c), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
 }
 
 void helper_watch_broker(int fd)
@@ -326,13 +168,19 @@ void helper_arm_idle(void)
 		helper.next_idle_ms = sys_ms() + IDLE_LOOK_MS;
 }
 
+void helper_arm_sweep(void)
+{
+	if (!helper.next_sweep_ms)
+		helper.next_sweep_ms = sys_ms() + IDLE_LOOK_MS;
+}
+
 // --- later ---
 
 void helper_retry(struct rlm_conn *c, unsigned ms)
 {
 	for (unsigned i = 0; i < RETRIES; i++)
 		if (!helper.retries[i].at_ms) {
-			helper.retries[i].conn = conn_ref(c);
+			helper.retries[i].conn = helper_conn_ref(c);
 			helper.retries[i].at_ms = sys_ms() + ms;
 			return;
 		}
@@ -408,44 +256,6 @@ static int run_timers(void)
 
 // --- the loop ---
 
-static void run_jobs(void)
-{
-	union rlm_msg msg;
-	struct rlm_conn *c;
-	struct job job;
-
-	while (dequeue(&job)) {
-		switch (job.type) {
-		case JOB_OFFER:
-			c = helper_conn(job.conn);
-			if (!c)
-				break;
-			if (session_connect_if_due())
-				session_offer(c);
-			else
-				atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_NO_BROKER,
-						      memory_order_relaxed); // stays QUEUED, see session_offer_queued()
-			break;
-		case JOB_WITHDRAW:
-			msg = broker_message(RLM_MSG_WITHDRAW, withdraw, .conn = job.conn);
-			session_send(&msg, -1);
-			break;
-		case JOB_RELEASE:
-			msg.release = job.release;
-			segment_unbind(job.release.link, job.release.side, job.release.segment);
-			session_send(&msg, -1);
-			break;
-		case JOB_ACTIVITY:
-			helper_arm_idle();
-			break;
-		case JOB_LENT:
-			if (!helper.next_sweep_ms)
-				helper.next_sweep_ms = sys_ms() + IDLE_LOOK_MS;
-			break;
-		}
-	}
-}
-
 static void on_event(const struct epoll_event *e)
 {
 	struct rlm_conn_ref ref = {(uint32_t)(e->data.u64 >> 32) & 0x0fffffff, (uint32_t)e->data.u64};
@@ -492,7 +302,7 @@ static void *helper_main(void *unused)
 		n = sys_call6(SYS_epoll_pwait, helper.epoll_fd, events, 64, timeout, NULL, 8);
 		for (long i = 0; i < n; i++)
 			on_event(&events[i]);
-		run_jobs();
+		helper_run_jobs();
 	}
 	// libc ends the process with its last thread, by exit(): the handlers run here.
 	atomic_store_explicit(&helper_running, 0, memory_order_release);
@@ -565,7 +375,7 @@ void helper_stop(void)
 	if (!atomic_load_explicit(&helper_running, memory_order_acquire) ||
 	    atomic_exchange_explicit(&stopping, true, memory_order_seq_cst)) // another thread does it
 		return;
-	poke();
+	helper_poke();
 	while (!helper.tid || sys_call3(SYS_tgkill, pid, helper.tid, 0) == 0) // until the kernel knows it no more
 		sys_call0(SYS_sched_yield);
 	helper.tid = 0;
@@ -587,8 +397,8 @@ void helper_pause(void)
 void helper_fork_child(void)
 {
 	atomic_store_explicit(&helper.lock.word, 0, memory_order_relaxed);
-	atomic_store_explicit(&pinned, 0, memory_order_relaxed);
-	atomic_store_explicit(&pinned_naming, 0, memory_order_relaxed);
+	helper_jobs_fork_child();
+	helper_pins_fork_child();
 	atomic_store_explicit(&main_ended, false, memory_order_relaxed);
 	helper.next_start_ms = 0;
 	helper.tid = 0;
@@ -598,7 +408,6 @@ void helper_fork_child(void)
 	session_forget();
 	fd_close_internal(arena.tickets_fd);
 	arena_drop_tickets(&arena);
-	helper.put = helper.taken = 0;
 	helper.next_idle_ms = helper.next_sweep_ms = full.next_ms = held.next_ms = 0;
 	atomic_store_explicit(&full.noted, false, memory_order_relaxed);
 	atomic_store_explicit(&held.noted, false, memory_order_relaxed);

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What threads of the application have for the helper thread to do: a queue.
+#include "binding.h"
+#include "broker_client.h"
+#include "helper_internal.h"
+#include "links.h"
+#include "session.h"
+#include "stream_internal.h"
+
+enum job_type { JOB_OFFER = 1, JOB_WITHDRAW, JOB_RELEASE, JOB_ACTIVITY, JOB_LENT };
+
+struct job {
+	enum job_type type;
+	struct rlm_conn_ref conn;
+	struct rlm_msg_release release;
+};
+
+#define JOBS 4096u // a power of two
+static struct {
+	struct rlm_lock lock;
+	struct job jobs[JOBS];
+	uint32_t put, taken;
+} queue;
+
+// false: there is no helper to do it.
+static bool enqueue(const struct job *job)
+{
+	helper_ensure();
+	for (;;) {
+		if (!atomic_load_explicit(&helper_running, memory_order_acquire))
+			return false;
+		rlm_lock_take(&queue.lock);
+		if (queue.put - queue.taken < JOBS)
+			break;
+		rlm_lock_drop(&queue.lock);
+		if (helper_is_me())
+			return true; // cannot wait for itself; the broker learns of it at the end of the session
+		sys_call0(SYS_sched_yield);
+	}
+	queue.jobs[queue.put++ % JOBS] = *job;
+	rlm_lock_drop(&queue.lock);
+	helper_poke();
+	return true;
+}
+
+static bool dequeue(struct job *job)
+{
+	bool any;
+
+	rlm_lock_take(&queue.lock);
+	any = queue.put != queue.taken;
+	if (any)
+		*job = queue.jobs[queue.taken++ % JOBS];
+	rlm_lock_drop(&queue.lock);
+	return any;
+}
+
+void helper_offer(struct rlm_conn *c)
+{
+	struct job job = {.type = JOB_OFFER, .conn = helper_conn_ref(c)};
+
+	if (!session_broker_exists()) {
+		atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_NO_BROKER, memory_order_relaxed);
+		atomic_store_explicit(&c->calls, 0, memory_order_relaxed); // look again after as many calls
+		return;
+	}
+	if (atomic_fetch_or_explicit(&c->flags, RLM_CONN_QUEUED, memory_order_relaxed) & RLM_CONN_QUEUED)
+		return;
+	if (enqueue(&job))
+		return;
+	atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_QUEUED, memory_order_relaxed);
+	atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_LIMIT, memory_order_relaxed);
+	atomic_store_explicit(&c->calls, 0, memory_order_relaxed);
+}
+
+void helper_withdraw(uint32_t index, uint32_t generation)
+{
+	struct job job = {.type = JOB_WITHDRAW, .conn = {index, generation}};
+
+	if (atomic_load_explicit(&helper_running, memory_order_acquire)) // else the offer is another process's: we are its child
+		enqueue(&job);
+}
+
+void helper_release(const struct rlm_bound *b)
+{
+	struct job job = {.type = JOB_RELEASE};
+
+	job.release = (struct rlm_msg_release){
+		.header = {.type = RLM_MSG_RELEASE, .size = sizeof(job.release)},
+		.link = b->link,
+		.side = b->side,
+		.segment = b->segment,
+		.slot = b->slot,
+		.epoch = b->epoch,
+	};
+	enqueue(&job);
+}
+
+// The caller may hold a lock: never wait. A full queue is activity enough, the helper looks again soon.
+static void note_job(enum job_type type)
+{
+	bool full;
+
+	helper_ensure();
+	rlm_lock_take(&queue.lock);
+	full = queue.put - queue.taken == JOBS;
+	if (!full)
+		queue.jobs[queue.put++ % JOBS].type = type;
+	rlm_lock_drop(&queue.lock);
+	helper_poke();
+}
+
+void helper_note_activity(void)
+{
+	note_job(JOB_ACTIVITY);
+}
+
+void helper_note_lent(void)
+{
+	note_job(JOB_LENT);
+}
+
+bool helper_offer_outstanding(const struct rlm_conn *c)
+{
+	return atomic_load_explicit(&c->flags, memory_order_seq_cst) & RLM_CONN_NAMING;
+}
+
+void helper_run_jobs(void)
+{
+	union rlm_msg msg;
+	struct rlm_conn *c;
+	struct job job;
+
+	while (dequeue(&job)) {
+		switch (job.type) {
+		case JOB_OFFER:
+			c = helper_conn(job.conn);
+			if (!c)
+				break;
+			if (session_connect_if_due())
+				session_offer(c);
+			else
+				atomic_store_explicit(&conn_stat(&arena, c)->why, RLM_WHY_NO_BROKER,
+						      memory_order_relaxed); // stays QUEUED, see session_offer_queued()
+			break;
+		case JOB_WITHDRAW:
+			msg = broker_message(RLM_MSG_WITHDRAW, withdraw, .conn = job.conn);
+			session_send(&msg, -1);
+			break;
+		case JOB_RELEASE:
+			msg.release = job.release;
+			segment_unbind(job.release.link, job.release.side, job.release.segment);
+			session_send(&msg, -1);
+			break;
+		case JOB_ACTIVITY:
+			helper_arm_idle();
+			break;
+		case JOB_LENT:
+			helper_arm_sweep();
+			break;
+		}
+	}
+}
+
+void helper_jobs_fork_child(void)
+{
+	atomic_store_explicit(&queue.lock.word, 0, memory_order_relaxed);
+	queue.put = queue.taken = 0;
+}
