@@ -82,9 +82,26 @@ evidence() {
 		echo "--- $host"
 		on "$host" 'tail -n 40 /tmp/rlmd.log; rlmctl connections; rlmctl events | tail -n 30'
 	done
-	for host in "${dom0s[@]}"; do # the emulator makes one now and then, see ARCHITECTURE.md
+	for host in "${dom0s[@]}"; do
 		on "$host" 'xl list; xl dmesg | grep -A 3 "Triple fault"; true'
 	done
+}
+
+# How many domains have ended by one, by what the machines' hypervisors say.
+triple_faults() {
+	cat "$work"/console "$work"/*/console 2>/dev/null | grep -c 'Triple fault'
+}
+
+# Both domains anew, on the first machine. One that ended so may have been started again by xl, without our programs.
+domains_again() {
+	local host name
+	for name in u1 u2; do
+		for host in "${dom0s[@]}"; do
+			on "$host" "xl destroy $name 2>/dev/null; true"
+		done
+		bed_create "$name" || return 1
+	done
+	bed_install "$work"/opt/*
 }
 
 # Ends whatever it left.
