@@ -224,12 +224,7 @@ static int recv_messages(struct rlm_conn *c, int fd, struct mmsghdr *messages, u
 
 	if (timeout) {
 		rlm_clock_now(&end);
-		end.tv_sec += timeout->tv_sec;
-		end.tv_nsec += timeout->tv_nsec;
-		if (end.tv_nsec >= 1000000000) {
-			end.tv_nsec -= 1000000000;
-			end.tv_sec++;
-		}
+		end = rlm_time_plus(end, *timeout);
 	}
 	while (done < count && !(done && error_waits(c, fd))) {
 		n = recv_message(c, fd, &messages[done].msg_hdr, each);

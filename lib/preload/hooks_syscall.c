@@ -62,15 +62,7 @@ static void take_time(struct timespec *timeout, const struct timespec *start)
 	struct timespec now;
 
 	rlm_clock_now(&now);
-	timeout->tv_sec -= now.tv_sec - start->tv_sec;
-	timeout->tv_nsec -= now.tv_nsec - start->tv_nsec;
-	if (timeout->tv_nsec < 0) {
-		timeout->tv_nsec += 1000000000;
-		timeout->tv_sec--;
-	} else if (timeout->tv_nsec >= 1000000000) {
-		timeout->tv_nsec -= 1000000000;
-		timeout->tv_sec++;
-	}
+	*timeout = rlm_time_minus(*timeout, rlm_time_minus(now, *start));
 	if (timeout->tv_sec < 0)
 		*timeout = (struct timespec){0, 0};
 }

@@ -42,18 +42,36 @@ void rlm_real_init(void);
 // another preloaded library may show the program another time.
 void rlm_clock_init(void);
 void rlm_clock_now(struct timespec *now);
+
+static inline struct timespec rlm_time_plus(struct timespec a, struct timespec b)
+{
+	struct timespec sum = {a.tv_sec + b.tv_sec, a.tv_nsec + b.tv_nsec};
+
+	if (sum.tv_nsec >= 1000000000) {
+		sum.tv_nsec -= 1000000000;
+		sum.tv_sec++;
+	}
+	return sum;
+}
+
+static inline struct timespec rlm_time_minus(struct timespec a, struct timespec b)
+{
+	struct timespec rest = {a.tv_sec - b.tv_sec, a.tv_nsec - b.tv_nsec};
+
+	if (rest.tv_nsec < 0) {
+		rest.tv_nsec += 1000000000;
+		rest.tv_sec--;
+	}
+	return rest;
+}
+
 // What is left until then. false: it has passed, *left is 0.
 static inline bool rlm_clock_left(const struct timespec *until, struct timespec *left)
 {
 	struct timespec now;
 
 	rlm_clock_now(&now);
-	left->tv_sec = until->tv_sec - now.tv_sec;
-	left->tv_nsec = until->tv_nsec - now.tv_nsec;
-	if (left->tv_nsec < 0) {
-		left->tv_nsec += 1000000000;
-		left->tv_sec--;
-	}
+	*left = rlm_time_minus(*until, now);
 	if (left->tv_sec >= 0)
 		return true;
 	*left = (struct timespec){0, 0};

@@ -155,12 +155,9 @@ struct deadline {
 // `at`: when the wait began.
 static inline void deadline_set(struct deadline *d, uint64_t timeout_ns)
 {
-	d->at.tv_sec += (time_t)(timeout_ns / 1000000000u);
-	d->at.tv_nsec += (long)(timeout_ns % 1000000000u);
-	if (d->at.tv_nsec >= 1000000000) {
-		d->at.tv_nsec -= 1000000000;
-		d->at.tv_sec++;
-	}
+	const struct timespec timeout = {(time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u)};
+
+	d->at = rlm_time_plus(d->at, timeout);
 	d->signals = signals_handled;
 	d->set = true;
 }
