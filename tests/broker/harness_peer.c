@@ -9,6 +9,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "message.h"
+
 #define OFFERED (sizeof(((struct peer *)0)->offered) / sizeof(int))
 
 void fds_close(int fds[RLM_MSG_FDS_MAX])
@@ -22,20 +24,8 @@ void fds_close(int fds[RLM_MSG_FDS_MAX])
 
 void message_send(int sock, const void *data, size_t size, const int *fds, unsigned fd_count)
 {
-	char control[CMSG_SPACE(sizeof(int) * 64)] = {0};
-	struct iovec iov = {(void *)(uintptr_t)data, size};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-
-	if (fd_count) {
-		msg.msg_control = control;
-		msg.msg_controllen = CMSG_SPACE(sizeof(int) * fd_count);
-		CMSG_FIRSTHDR(&msg)->cmsg_level = SOL_SOCKET;
-		CMSG_FIRSTHDR(&msg)->cmsg_type = SCM_RIGHTS;
-		CMSG_FIRSTHDR(&msg)->cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
-		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), fds, sizeof(int) * fd_count);
-	}
 	// The broker may have ended the session, or not listen: that is for the caller to find out.
-	if (sendmsg(sock, &msg, MSG_NOSIGNAL) < 0)
+	if (message_put(sock, data, size, fds, fd_count, 0) < 0)
 		assert_true(errno == EPIPE || errno == ECONNRESET || errno == EAGAIN);
 }
 

@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../broker/message.h"
 #include "broker.h"
 #include "closer.h"
 #include "log.h"
@@ -124,23 +125,6 @@ static int descriptor(struct input *in, const struct session *session)
 	}
 }
 
-static void message_send(const struct session *session, const void *msg, size_t size, const int *fds, unsigned count)
-{
-	char control[CMSG_SPACE(sizeof(int) * 8)] = {0};
-	struct iovec iov = {(void *)(uintptr_t)msg, size};
-	struct msghdr header = {.msg_iov = &iov, .msg_iovlen = 1};
-
-	if (count) {
-		header.msg_control = control;
-		header.msg_controllen = CMSG_SPACE(sizeof(int) * count);
-		CMSG_FIRSTHDR(&header)->cmsg_level = SOL_SOCKET;
-		CMSG_FIRSTHDR(&header)->cmsg_type = SCM_RIGHTS;
-		CMSG_FIRSTHDR(&header)->cmsg_len = CMSG_LEN(sizeof(int) * count);
-		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&header)), fds, sizeof(int) * count);
-	}
-	sendmsg(session->fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL);
-}
-
 // What comes back; bindings are remembered, so that they can be released, left and kept by whoever.
 static void answers_take(const struct session *session, bool forget)
 {
@@ -172,7 +156,7 @@ static void hello_say(const struct session *session)
 					    .connections = CAPACITY};
 	const int fds[] = {session->table, session->tickets};
 
-	message_send(session, &hello, sizeof(hello), fds, 2);
+	message_put(session->fd, &hello, sizeof(hello), fds, 2, MSG_DONTWAIT);
 }
 
 static size_t request_make(struct input *in, union rlm_msg *msg)
@@ -265,7 +249,7 @@ static void message_step(struct input *in, const struct session *session)
 	for (unsigned i = 0; i < count; i++)
 		if (fds[i] < 0)
 			return;
-	message_send(session, &msg, size, fds, count);
+	message_put(session->fd, &msg, size, fds, count, MSG_DONTWAIT);
 }
 
 static void step(struct input *in, struct rlmd_broker *broker)

@@ -82,6 +82,11 @@ void set_nonblocking(int fd, bool on)
 	assert_returns(fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK), 0);
 }
 
+void set_int(int fd, int level, int option, int value)
+{
+	assert_returns(setsockopt(fd, level, option, &value, sizeof(value)), 0);
+}
+
 void set_timeout(int fd, int option, int ms)
 {
 	struct timeval time = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};

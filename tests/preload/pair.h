@@ -131,6 +131,7 @@ void drain_socket(int fd, uint32_t seed, uint64_t offset, size_t size);
 int64_t now_ms(void);
 void nap_ms(int ms); // only to give something that must not happen the time to happen
 void set_nonblocking(int fd, bool on);
+void set_int(int fd, int level, int option, int value); // a socket option
 void set_timeout(int fd, int option, int ms);
 int socket_error(int fd); // and takes it
 

@@ -266,19 +266,15 @@ static void io_uring_comes_late(void **state)
 
 // -- TCP's own --
 
-static int set_int(int fd, int level, int name, int value)
-{
-	return setsockopt(fd, level, name, &value, sizeof(value));
-}
-
 static void zero_copy(void **state)
 {
 	struct pair *p = *state;
+	const int one = 1;
 	static char block[20000];
 	char control[128];
 	struct msghdr message = {.msg_control = control, .msg_controllen = sizeof(control)};
 
-	if (set_int(p->a, SOL_SOCKET, SO_ZEROCOPY, 1) < 0)
+	if (setsockopt(p->a, SOL_SOCKET, SO_ZEROCOPY, &one, sizeof(one)) < 0)
 		skip();
 	pattern_fill(block, 1, 0, sizeof(block));
 	send_text(p->a, "before");
@@ -378,7 +374,7 @@ static void timestamps_unread(void **state)
 {
 	struct pair *p = *state;
 
-	assert_returns(set_int(p->b, SOL_SOCKET, SO_TIMESTAMP, 1), 0);
+	set_int(p->b, SOL_SOCKET, SO_TIMESTAMP, 1);
 	for (int i = 0; i < 10; i++) {
 		send_text(p->a, "stamped");
 		recv_text(p->b, "stamped");
@@ -394,7 +390,7 @@ static void timestamps(void **state)
 	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control};
 	int64_t deadline = now_ms() + DEADLINE_MS;
 
-	assert_returns(set_int(p->b, SOL_SOCKET, SO_TIMESTAMP, 1), 0);
+	set_int(p->b, SOL_SOCKET, SO_TIMESTAMP, 1);
 	do {
 		message.msg_controllen = sizeof(control);
 		send_text(p->a, "abc");
@@ -411,9 +407,9 @@ static void queue_length_message(void **state)
 	struct iovec part = {buffer, 2};
 	struct msghdr message = {
 	    .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
-	int left;
+	int left, one = 1;
 
-	if (set_int(p->b, IPPROTO_TCP, TCP_INQ, 1) < 0)
+	if (setsockopt(p->b, IPPROTO_TCP, TCP_INQ, &one, sizeof(one)) < 0)
 		skip();
 	send_text(p->a, "abcdef");
 	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
@@ -436,7 +432,7 @@ static void socket_filter(void **state)
 	assert_returns(setsockopt(p->b, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)), 0);
 	send_text(p->a, "during");
 	recv_text(p->b, "beforeduring");
-	assert_returns(set_int(p->b, SOL_SOCKET, SO_DETACH_FILTER, 0), 0);
+	set_int(p->b, SOL_SOCKET, SO_DETACH_FILTER, 0);
 	send_text(p->a, "after");
 	recv_text(p->b, "after");
 }
@@ -444,11 +440,12 @@ static void socket_filter(void **state)
 static void repair_mode(void **state)
 {
 	struct pair *p = *state;
+	const int one = 1;
 
 	send_text(p->a, "before");
-	if (set_int(p->a, IPPROTO_TCP, TCP_REPAIR, 1) < 0)
+	if (setsockopt(p->a, IPPROTO_TCP, TCP_REPAIR, &one, sizeof(one)) < 0)
 		skip();
-	assert_returns(set_int(p->a, IPPROTO_TCP, TCP_REPAIR, 0), 0);
+	set_int(p->a, IPPROTO_TCP, TCP_REPAIR, 0);
 	send_text(p->a, "after");
 	recv_text(p->b, "beforeafter");
 	send_text(p->b, "back");
@@ -463,16 +460,25 @@ static void answer_and_close(struct pair *p)
 	pair_close(p);
 }
 
-static void fast_open(void **state)
+// A listener that takes data with the handshake, and its address.
+static int fast_listener(int family, struct sockaddr_storage *address, socklen_t *size)
 {
-	int listener = listener_open(*(int *)*state), queue = 5;
-	struct sockaddr_storage address;
-	socklen_t size = sizeof(address);
-	struct pair p = {.family = *(int *)*state};
+	int listener = listener_open(family), queue = 5;
 
 	if (setsockopt(listener, IPPROTO_TCP, TCP_FASTOPEN, &queue, sizeof(queue)) < 0)
 		skip();
-	assert_returns(getsockname(listener, (struct sockaddr *)&address, &size), 0);
+	*size = sizeof(*address);
+	assert_returns(getsockname(listener, (struct sockaddr *)address, size), 0);
+	return listener;
+}
+
+static void fast_open(void **state)
+{
+	struct pair p = {.family = *(int *)*state};
+	struct sockaddr_storage address;
+	socklen_t size;
+	int listener = fast_listener(p.family, &address, &size);
+
 	for (int i = 0; i < 3; i++) {
 		p.a = tcp_socket(p.family);
 		assert_returns(sendto(p.a, "in the handshake", 16, MSG_FASTOPEN, (struct sockaddr *)&address, size),
@@ -486,16 +492,13 @@ static void fast_open(void **state)
 
 static void fast_open_connect(void **state)
 {
-	int listener = listener_open(*(int *)*state), queue = 5;
-	struct sockaddr_storage address;
-	socklen_t size = sizeof(address);
 	struct pair p = {.family = *(int *)*state};
+	struct sockaddr_storage address;
+	socklen_t size;
+	int listener = fast_listener(p.family, &address, &size);
 
-	if (setsockopt(listener, IPPROTO_TCP, TCP_FASTOPEN, &queue, sizeof(queue)) < 0)
-		skip();
-	assert_returns(getsockname(listener, (struct sockaddr *)&address, &size), 0);
 	p.a = tcp_socket(p.family);
-	assert_returns(set_int(p.a, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1), 0);
+	set_int(p.a, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1);
 	assert_returns(connect(p.a, (struct sockaddr *)&address, size), 0);
 	assert_returns(send(p.a, "in the handshake", 16, 0), 16);
 	p.b = accept(listener, NULL, NULL);
@@ -510,7 +513,7 @@ static void deferred_accept(void **state)
 	int listener = listener_open(*(int *)*state);
 	struct pair p = {.family = *(int *)*state};
 
-	assert_returns(set_int(listener, IPPROTO_TCP, TCP_DEFER_ACCEPT, 5), 0);
+	set_int(listener, IPPROTO_TCP, TCP_DEFER_ACCEPT, 5);
 	p.a = listener_connect(listener);
 	send_text(p.a, "first");
 	p.b = accept(listener, NULL, NULL);

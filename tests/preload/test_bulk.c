@@ -405,10 +405,9 @@ static void two_processes(void **state)
 static void small_buffers(void **state)
 {
 	struct pair *p = *state;
-	int out = 4096, in = 20000;
 
-	assert_returns(setsockopt(p->a, SOL_SOCKET, SO_SNDBUF, &out, sizeof(out)), 0);
-	assert_returns(setsockopt(p->b, SOL_SOCKET, SO_RCVBUF, &in, sizeof(in)), 0);
+	set_int(p->a, SOL_SOCKET, SO_SNDBUF, 4096);
+	set_int(p->b, SOL_SOCKET, SO_RCVBUF, 20000);
 	move_both_ways(p, put_send, get_recv, 128u << 10);
 }
 

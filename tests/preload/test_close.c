@@ -11,16 +11,22 @@ static void close_end(int *fd)
 	*fd = -1;
 }
 
+// b closes with bytes unread, and a has heard of it.
+static void close_unread(struct pair *p)
+{
+	send_text(p->a, "never read");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	close_end(&p->b);
+	assert_that(wait_for(p->a, POLLHUP, DEADLINE_MS));
+}
+
 // Closing with bytes unread resets the connection.
 static void unread_data_resets(void **state)
 {
 	struct pair *p = *state;
 	char byte;
 
-	send_text(p->a, "never read");
-	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
-	close_end(&p->b);
-	assert_that(wait_for(p->a, POLLHUP, DEADLINE_MS));
+	close_unread(p);
 	assert_fails(recv(p->a, &byte, 1, 0), ECONNRESET);
 	assert_returns(recv(p->a, &byte, 1, 0), 0);
 	assert_fails(send(p->a, "x", 1, MSG_NOSIGNAL), EPIPE);
@@ -31,10 +37,7 @@ static void unread_data_resets_send_first(void **state)
 	struct pair *p = *state;
 	char byte;
 
-	send_text(p->a, "never read");
-	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
-	close_end(&p->b);
-	assert_that(wait_for(p->a, POLLHUP, DEADLINE_MS));
+	close_unread(p);
 	assert_fails(send(p->a, "x", 1, MSG_NOSIGNAL), ECONNRESET);
 	assert_fails(send(p->a, "x", 1, MSG_NOSIGNAL), EPIPE);
 	assert_returns(recv(p->a, &byte, 1, 0), 0);
@@ -45,10 +48,7 @@ static void unread_data_resets_poll(void **state)
 	struct pair *p = *state;
 	struct pollfd item = {.fd = p->a, .events = POLLIN | POLLOUT | POLLRDHUP};
 
-	send_text(p->a, "never read");
-	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
-	close_end(&p->b);
-	assert_that(wait_for(p->a, POLLHUP, DEADLINE_MS));
+	close_unread(p);
 	assert_returns(poll(&item, 1, 0), 1);
 	assert_returns(item.revents, POLLIN | POLLOUT | POLLRDHUP | POLLERR | POLLHUP);
 	assert_returns(socket_error(p->a), ECONNRESET);

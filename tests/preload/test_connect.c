@@ -182,10 +182,9 @@ static void from_both_sides(void **state)
 
 		for (int n = 0; n < 2; n++) {
 			int listener = listener_open(*(int *)*state);
-			int on = 1;
 
 			side[n] = (struct other_side){.fd = tcp_socket(*(int *)*state), .go = &go};
-			assert_returns(setsockopt(side[n].fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)), 0);
+			set_int(side[n].fd, SOL_SOCKET, SO_REUSEADDR, 1);
 			side[n].size = address_of(listener, &side[n].address);
 			close(listener);
 			assert_returns(bind(side[n].fd, (struct sockaddr *)&side[n].address, side[n].size), 0);

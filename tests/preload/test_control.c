@@ -202,11 +202,6 @@ static int get_int(int fd, int level, int name)
 	return value;
 }
 
-static void set_int(int fd, int level, int name, int value)
-{
-	assert_returns(setsockopt(fd, level, name, &value, sizeof(value)), 0);
-}
-
 static void plain_options(void **state)
 {
 	struct pair *p = *state;

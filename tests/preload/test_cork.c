@@ -4,11 +4,6 @@
 
 #include <sys/sendfile.h>
 
-static void set_tcp(int fd, int name, int value)
-{
-	assert_returns(setsockopt(fd, IPPROTO_TCP, name, &value, sizeof(value)), 0);
-}
-
 static void send_flagged(int fd, const char *text, int flags)
 {
 	assert_returns(send(fd, text, strlen(text), flags), strlen(text));
@@ -55,11 +50,11 @@ static void corked(void **state)
 
 	for (int i = 0; i < 5; i++) {
 		begin_hold();
-		set_tcp(p->a, TCP_CORK, 1);
+		set_int(p->a, IPPROTO_TCP, TCP_CORK, 1);
 		send_text(p->a, "head");
 		check_quiet(p->b);
 		send_text(p->a, "body");
-		set_tcp(p->a, TCP_CORK, 0);
+		set_int(p->a, IPPROTO_TCP, TCP_CORK, 0);
 		recv_at_once(p->b, "headbody");
 	}
 	pair_check_ring(p);
@@ -73,7 +68,7 @@ static void corked_before_connect(void **state)
 	socklen_t len = sizeof(address);
 
 	assert_returns(getsockname(listener, (struct sockaddr *)&address, &len), 0);
-	set_tcp(pair.a, TCP_CORK, 1);
+	set_int(pair.a, IPPROTO_TCP, TCP_CORK, 1);
 	assert_returns(connect(pair.a, (struct sockaddr *)&address, len), 0);
 	pair.b = accept(listener, NULL, NULL);
 	pair_settle(&pair);
@@ -81,7 +76,7 @@ static void corked_before_connect(void **state)
 	send_text(pair.a, "head");
 	check_quiet(pair.b);
 	send_text(pair.a, "body");
-	set_tcp(pair.a, TCP_CORK, 0);
+	set_int(pair.a, IPPROTO_TCP, TCP_CORK, 0);
 	recv_at_once(pair.b, "headbody");
 	pair_close(&pair);
 	close(listener);
@@ -106,7 +101,7 @@ static void let_go_in_time(void **state)
 {
 	struct pair *p = *state;
 
-	set_tcp(p->a, TCP_CORK, 1);
+	set_int(p->a, IPPROTO_TCP, TCP_CORK, 1);
 	for (int i = 0; i < 3; i++) {
 		send_text(p->a, "late");
 		recv_text(p->b, "late");
@@ -119,9 +114,9 @@ static void nodelay_pushes(void **state)
 {
 	struct pair *p = *state;
 
-	set_tcp(p->a, TCP_CORK, 1);
+	set_int(p->a, IPPROTO_TCP, TCP_CORK, 1);
 	send_text(p->a, "push");
-	set_tcp(p->a, TCP_NODELAY, 1);
+	set_int(p->a, IPPROTO_TCP, TCP_NODELAY, 1);
 	recv_text(p->b, "push");
 }
 
@@ -129,7 +124,7 @@ static void answer_while_corked(void **state)
 {
 	struct pair *p = *state;
 
-	set_tcp(p->a, TCP_CORK, 1);
+	set_int(p->a, IPPROTO_TCP, TCP_CORK, 1);
 	send_text(p->a, "question");
 	send_text(p->b, "not asked");
 	recv_text(p->a, "not asked");
@@ -146,10 +141,10 @@ static void corked_sendfile(void **state)
 		off_t offset = 0;
 
 		begin_hold();
-		set_tcp(p->a, TCP_CORK, 1);
+		set_int(p->a, IPPROTO_TCP, TCP_CORK, 1);
 		send_text(p->a, "head");
 		assert_returns(sendfile(p->a, fileno(file), &offset, 4), 4);
-		set_tcp(p->a, TCP_CORK, 0);
+		set_int(p->a, IPPROTO_TCP, TCP_CORK, 0);
 		recv_at_once(p->b, "headbody");
 	}
 	fclose(file);
@@ -159,7 +154,7 @@ static void shut_while_corked(void **state)
 {
 	struct pair *p = *state;
 
-	set_tcp(p->a, TCP_CORK, 1);
+	set_int(p->a, IPPROTO_TCP, TCP_CORK, 1);
 	send_text(p->a, "last");
 	assert_returns(shutdown(p->a, SHUT_WR), 0);
 	recv_text(p->b, "last");
@@ -170,7 +165,7 @@ static void closed_while_corked(void **state)
 {
 	struct pair *p = *state;
 
-	set_tcp(p->a, TCP_CORK, 1);
+	set_int(p->a, IPPROTO_TCP, TCP_CORK, 1);
 	send_text(p->a, "last");
 	assert_returns(close(p->a), 0);
 	p->a = -1;
@@ -183,7 +178,7 @@ static void full_while_corked(void **state)
 	struct pair *p = *state;
 	size_t filled;
 
-	set_tcp(p->a, TCP_CORK, 1);
+	set_int(p->a, IPPROTO_TCP, TCP_CORK, 1);
 	set_nonblocking(p->a, true);
 	filled = fill_socket(p->a, 1);
 	drain_socket(p->b, 1, 0, filled);
@@ -196,12 +191,12 @@ static void corked_over_fork(void **state)
 	struct pair *p = *state;
 	pid_t child;
 
-	set_tcp(p->a, TCP_CORK, 1);
+	set_int(p->a, IPPROTO_TCP, TCP_CORK, 1);
 	send_text(p->a, "parent");
 	child = fork();
 	if (child == 0) {
 		send_text(p->a, "child");
-		set_tcp(p->a, TCP_CORK, 0);
+		set_int(p->a, IPPROTO_TCP, TCP_CORK, 0);
 		_exit(0);
 	}
 	child_finish(child);
@@ -212,7 +207,7 @@ enum end { END_EXIT, END_KILL, END_EXEC };
 
 static void ending_peer(int fd, void *arg)
 {
-	set_tcp(fd, TCP_CORK, 1);
+	set_int(fd, IPPROTO_TCP, TCP_CORK, 1);
 	send_text(fd, "the last");
 	send_flagged(fd, " words", MSG_MORE);
 	switch (*(enum end *)arg) {
@@ -254,7 +249,7 @@ static int call_stream(void *arg)
 
 		n = n < STREAM_BYTES - at ? n : STREAM_BYTES - at;
 		if (next_random(&seed) % 8 == 0)
-			set_tcp(*(int *)arg, TCP_CORK, next_random(&seed) % 2);
+			set_int(*(int *)arg, IPPROTO_TCP, TCP_CORK, next_random(&seed) % 2);
 		pattern_fill(buffer, 3, at, n);
 		assert_returns(send(*(int *)arg, buffer, n, next_random(&seed) % 3 ? 0 : MSG_MORE), n);
 		at += n;

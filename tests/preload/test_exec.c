@@ -250,7 +250,7 @@ static void inherited_timestamps(void **state)
 	char answer;
 	pid_t child;
 
-	assert_returns(setsockopt(p->b, SOL_SOCKET, SO_TIMESTAMP, &(int){1}, sizeof(int)), 0);
+	set_int(p->b, SOL_SOCKET, SO_TIMESTAMP, 1);
 	child = python_by_exec(p, "import socket, sys\ns = socket.socket(fileno=int(sys.argv[1]))\n"
 				  "while (r := s.recvmsg(100, 100))[0]: s.send(b'1' if r[1] else b'0')");
 	assert_returns(close(p->b), 0);

@@ -149,9 +149,8 @@ static void small_send_buffer(void **state)
 	struct pair *p = *state;
 	struct sender s = {p->a, 5, 200000};
 	struct sleeper sleeper;
-	int size = 2048;
 
-	assert_returns(setsockopt(p->a, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
+	set_int(p->a, SOL_SOCKET, SO_SNDBUF, 2048);
 	sleeper_start(&sleeper, send_it, &s);
 	recv_pattern(p->b, 5, 0, s.size);
 	assert_returns(sleeper_join(&sleeper), 0);

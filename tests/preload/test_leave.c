@@ -114,10 +114,9 @@ static void stopped_receiver_execs(void **state)
 static void fill_and_leave(int fd, void *arg)
 {
 	struct plan *plan = arg;
-	int small = 4096;
 	uint64_t sent;
 
-	assert_returns(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
+	set_int(fd, SOL_SOCKET, SO_SNDBUF, 4096);
 	close(plan->go[1]);
 	wait_end(plan->go[0]);
 	sent = fill_socket(fd, 1);
@@ -128,7 +127,7 @@ static void fill_and_leave(int fd, void *arg)
 // The receiver reads nothing before the sender has become another program.
 static void full_sender_execs(void **state)
 {
-	int started[2], count[2], small = 4096;
+	int started[2], count[2];
 	struct plan plan = {.family = *(int *)*state};
 	uint64_t sent, came;
 	struct peer peer;
@@ -139,7 +138,7 @@ static void full_sender_execs(void **state)
 	plan.count = count[1];
 	peer_start(&peer, plan.family, fill_and_leave, &plan);
 	close(started[1]);
-	assert_returns(setsockopt(peer.fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)), 0);
+	set_int(peer.fd, SOL_SOCKET, SO_RCVBUF, 4096);
 	close(plan.go[1]);
 	assert_returns(read(count[0], &sent, sizeof(sent)), sizeof(sent));
 	wait_end(started[0]);

@@ -68,10 +68,9 @@ static void stops_at_the_mark(void **state)
 static void in_line(void **state)
 {
 	struct pair *p = *state;
-	int on = 1;
 	char byte, buffer[8];
 
-	assert_returns(setsockopt(p->b, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on)), 0);
+	set_int(p->b, SOL_SOCKET, SO_OOBINLINE, 1);
 	send_text(p->a, "abc");
 	assert_returns(send(p->a, "de!", 3, MSG_OOB), 3);
 	send_text(p->a, "fg");
@@ -139,11 +138,11 @@ static void sigurg(void **state)
 static void inline_option_in_stream(void **state)
 {
 	struct pair *p = *state;
-	int on = 1, got = 0;
+	int got = 0;
 	socklen_t size = sizeof(got);
 
 	send_text(p->a, "before");
-	assert_returns(setsockopt(p->b, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on)), 0);
+	set_int(p->b, SOL_SOCKET, SO_OOBINLINE, 1);
 	assert_returns(getsockopt(p->b, SOL_SOCKET, SO_OOBINLINE, &got, &size), 0);
 	assert_returns(got, 1);
 	send_text(p->a, "after");
@@ -155,9 +154,8 @@ static void inline_option_in_stream(void **state)
 static void large_stream_with_urgent_bytes(void **state)
 {
 	struct pair *p = *state;
-	int on = 1;
 
-	assert_returns(setsockopt(p->b, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on)), 0);
+	set_int(p->b, SOL_SOCKET, SO_OOBINLINE, 1);
 	for (uint64_t at = 0; at < 200000; at += 1000) {
 		unsigned char buffer[1000];
 

@@ -234,17 +234,12 @@ static int recv_hundred(void *arg)
 	return recv(*(int *)arg, buffer, sizeof(buffer), 0);
 }
 
-static void set_lowat(int fd, int value)
-{
-	assert_returns(setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &value, sizeof(value)), 0);
-}
-
 static void low_water_blocks(void **state)
 {
 	struct pair *p = *state;
 	struct sleeper sleeper;
 
-	set_lowat(p->b, 10);
+	set_int(p->b, SOL_SOCKET, SO_RCVLOWAT, 10);
 	send_text(p->a, "abc");
 	sleeper_start(&sleeper, recv_hundred, &p->b);
 	assert_that(!sleeper_done(&sleeper, QUIET_MS));
@@ -257,7 +252,7 @@ static void low_water_poll(void **state)
 	struct pair *p = *state;
 	char buffer[100];
 
-	set_lowat(p->b, 10);
+	set_int(p->b, SOL_SOCKET, SO_RCVLOWAT, 10);
 	send_text(p->a, "abc");
 	assert_that(!wait_for(p->b, POLLIN, QUIET_MS));
 	send_text(p->a, "defghijklm");
@@ -265,7 +260,7 @@ static void low_water_poll(void **state)
 	assert_returns(recv(p->b, buffer, sizeof(buffer), 0), 13);
 	send_text(p->a, "abc");
 	assert_that(!wait_for(p->b, POLLIN, QUIET_MS));
-	set_lowat(p->b, 1);
+	set_int(p->b, SOL_SOCKET, SO_RCVLOWAT, 1);
 	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
 	recv_text(p->b, "abc");
 }
@@ -275,7 +270,7 @@ static void low_water_short(void **state)
 	struct pair *p = *state;
 	char buffer[100];
 
-	set_lowat(p->b, 10);
+	set_int(p->b, SOL_SOCKET, SO_RCVLOWAT, 10);
 	send_text(p->a, "abc");
 	assert_that(!wait_for(p->b, POLLIN, QUIET_MS));
 	// Without waiting, what is there is given; asking for less than the mark waits for no more than asked.
