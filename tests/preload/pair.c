@@ -96,6 +96,12 @@ void set_timeout(int fd, int option, int ms)
 
 // -- both ends in this process --
 
+void close_end(int *fd)
+{
+	assert_returns(close(*fd), 0);
+	*fd = -1;
+}
+
 void pair_open(struct pair *pair, int family)
 {
 	int listener = listener_open(family);

@@ -80,6 +80,7 @@ void pair_touch(struct pair *pair);
 void pair_wait_bound(struct pair *pair);
 // Questions from a, answers from b.
 void pair_talk(struct pair *pair, int rounds);
+void close_end(int *fd); // one end, which is -1 then
 // Closes what is not -1.
 void pair_close(struct pair *pair);
 // Ring states: nothing has left the ring up to here.
@@ -148,6 +149,7 @@ struct sleeper {
 void sleeper_start(struct sleeper *sleeper, int (*fn)(void *), void *arg); // returns when it sleeps
 int sleeper_join(struct sleeper *sleeper);                                  // its result; errno is its errno
 bool sleeper_done(struct sleeper *sleeper, int timeout_ms);
+void kick(struct sleeper *sleeper, int signal, int count); // sends it a signal that is caught, for the count-th time
 void wait_asleep(pid_t pid, pid_t tid);
 // What it may call; `arg` points to the socket.
 int call_recv(void *arg); // one byte

@@ -170,3 +170,13 @@ void child_finish(pid_t pid)
 	if (!WIFEXITED(status) || WEXITSTATUS(status))
 		check_failed(__FILE__, __LINE__, "the child process ended with wait status %#x", status);
 }
+
+void kick(struct sleeper *sleeper, int signal, int count)
+{
+	int64_t deadline = now_ms() + DEADLINE_MS;
+
+	assert_returns(pthread_kill(sleeper->thread, signal), 0);
+	while (signal_count < count && now_ms() < deadline)
+		nap_ms(1);
+	assert_returns(signal_count, count);
+}

@@ -1,27 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Several epoll instances, nested ones, several threads, forks, and thousands of sockets.
-#include "pair.h"
+#include "epolls.h"
 
-#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <time.h>
 
-static int instance(void)
-{
-	int ep = epoll_create1(EPOLL_CLOEXEC);
-
-	assert_that(ep >= 0);
-	return ep;
-}
-
-static void add(int ep, int fd, uint32_t events)
-{
-	struct epoll_event event = {.events = events, .data.fd = fd};
-
-	assert_returns(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &event), 0);
-}
-
-static uint32_t take(int ep, int timeout_ms)
+static uint32_t take_one(int ep, int timeout_ms)
 {
 	struct epoll_event event = {0};
 
@@ -47,16 +31,16 @@ static void several_instances(void **state)
 		struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT};
 
 		send_text(p->a, "x");
-		assert_returns(take(edge, DEADLINE_MS), EPOLLIN);
-		assert_returns(take(level, DEADLINE_MS), EPOLLIN);
-		assert_returns(take(shot, DEADLINE_MS), EPOLLIN);
-		assert_returns(take(edge, 0), 0);
-		assert_returns(take(shot, 0), 0);
-		assert_returns(take(level, 0), EPOLLIN);
+		assert_returns(take_one(edge, DEADLINE_MS), EPOLLIN);
+		assert_returns(take_one(level, DEADLINE_MS), EPOLLIN);
+		assert_returns(take_one(shot, DEADLINE_MS), EPOLLIN);
+		assert_returns(take_one(edge, 0), 0);
+		assert_returns(take_one(shot, 0), 0);
+		assert_returns(take_one(level, 0), EPOLLIN);
 		recv_text(p->b, "x");
-		assert_returns(take(level, 0), 0);
+		assert_returns(take_one(level, 0), 0);
 		assert_returns(epoll_ctl(shot, EPOLL_CTL_MOD, p->b, &event), 0);
-		assert_returns(take(shot, 0), 0);
+		assert_returns(take_one(shot, 0), 0);
 	}
 	close(level);
 	close(edge);
@@ -181,18 +165,18 @@ static void nested_level(void **state)
 
 	add(inner, p->b, EPOLLIN);
 	add(outer, inner, EPOLLIN);
-	assert_returns(take(outer, 0), 0);
+	assert_returns(take_one(outer, 0), 0);
 	assert_returns(poll(&item, 1, 0), 0);
 	for (int i = 0; i < 5; i++) {
 		send_text(p->a, "x");
-		assert_returns(take(outer, DEADLINE_MS), EPOLLIN);
-		assert_returns(take(outer, DEADLINE_MS), EPOLLIN);
+		assert_returns(take_one(outer, DEADLINE_MS), EPOLLIN);
+		assert_returns(take_one(outer, DEADLINE_MS), EPOLLIN);
 		assert_returns(poll(&item, 1, DEADLINE_MS), 1);
-		assert_returns(take(inner, DEADLINE_MS), EPOLLIN);
+		assert_returns(take_one(inner, DEADLINE_MS), EPOLLIN);
 		recv_text(p->b, "x");
-		assert_returns(take(outer, 0), 0);
+		assert_returns(take_one(outer, 0), 0);
 		assert_returns(poll(&item, 1, 0), 0);
-		assert_returns(take(inner, 0), 0);
+		assert_returns(take_one(inner, 0), 0);
 	}
 	close(inner);
 	close(outer);
@@ -208,10 +192,10 @@ static void nested_edge(void **state)
 	add(outer, inner, EPOLLIN | EPOLLET);
 	for (int i = 0; i < 5; i++) {
 		send_text(p->a, "x");
-		assert_returns(take(outer, DEADLINE_MS), EPOLLIN);
-		assert_returns(take(outer, QUIET_MS / 4), 0);
-		assert_returns(take(inner, DEADLINE_MS), EPOLLIN);
-		assert_returns(take(inner, 0), 0);
+		assert_returns(take_one(outer, DEADLINE_MS), EPOLLIN);
+		assert_returns(take_one(outer, QUIET_MS / 4), 0);
+		assert_returns(take_one(inner, DEADLINE_MS), EPOLLIN);
+		assert_returns(take_one(inner, 0), 0);
 		recv_text(p->b, "x");
 	}
 	close(inner);
@@ -233,7 +217,7 @@ static void nested_sleeper(void **state)
 		send_text(p->a, "x");
 		assert_returns(sleeper_join(&sleeper), 1);
 		recv_text(p->b, "x");
-		assert_returns(take(outer, 0), 0);
+		assert_returns(take_one(outer, 0), 0);
 	}
 	close(inner);
 	close(middle);
@@ -286,7 +270,7 @@ static void exclusive(void **state)
 			;
 		assert_that(count_done(sleepers, done, 3) >= n);
 		// It is readable for whoever looks.
-		assert_returns(take(eps[0], 0), EPOLLIN);
+		assert_returns(take_one(eps[0], 0), EPOLLIN);
 		recv_text(p->b, "x");
 	}
 	for (int i = 0; i < 3; i++)
@@ -302,12 +286,12 @@ static void dup_of_instance(void **state)
 	add(ep, p->b, EPOLLIN);
 	close(ep);
 	send_text(p->a, "x");
-	assert_returns(take(other, DEADLINE_MS), EPOLLIN);
+	assert_returns(take_one(other, DEADLINE_MS), EPOLLIN);
 	recv_text(p->b, "x");
-	assert_returns(take(other, 0), 0);
+	assert_returns(take_one(other, 0), 0);
 	add(other, p->a, EPOLLIN);
 	send_text(p->b, "y");
-	assert_returns(take(other, DEADLINE_MS), EPOLLIN);
+	assert_returns(take_one(other, DEADLINE_MS), EPOLLIN);
 	recv_text(p->a, "y");
 	close(other);
 	pair_check_ring(p);
@@ -326,9 +310,9 @@ static void instance_number_again(void **state)
 	assert_returns(again, ep);
 	send_text(p->a, "x");
 	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
-	assert_returns(take(again, 0), 0);
+	assert_returns(take_one(again, 0), 0);
 	add(again, p->b, EPOLLIN | EPOLLET);
-	assert_returns(take(again, DEADLINE_MS), EPOLLIN);
+	assert_returns(take_one(again, DEADLINE_MS), EPOLLIN);
 	recv_text(p->b, "x");
 	close(again);
 	again = dup(p->b);
@@ -348,7 +332,7 @@ static void shared_over_fork(void **state)
 	add(ep, p->b, EPOLLIN);
 	child = fork();
 	if (child == 0) {
-		assert_returns(take(ep, DEADLINE_MS), EPOLLIN);
+		assert_returns(take_one(ep, DEADLINE_MS), EPOLLIN);
 		recv_text(p->b, "to child");
 		send_text(p->b, "from child");
 		_exit(0);
@@ -357,9 +341,9 @@ static void shared_over_fork(void **state)
 	recv_text(p->a, "from child");
 	child_finish(child);
 	send_text(p->a, "to parent");
-	assert_returns(take(ep, DEADLINE_MS), EPOLLIN);
+	assert_returns(take_one(ep, DEADLINE_MS), EPOLLIN);
 	recv_text(p->b, "to parent");
-	assert_returns(take(ep, QUIET_MS), 0);
+	assert_returns(take_one(ep, QUIET_MS), 0);
 	close(ep);
 }
 
@@ -375,7 +359,7 @@ static void own_instance_in_child(void **state)
 		close(p->a);
 		add(ep, p->b, EPOLLIN | EPOLLET);
 		for (int i = 0; i < 20; i++) {
-			assert_returns(take(ep, DEADLINE_MS), EPOLLIN);
+			assert_returns(take_one(ep, DEADLINE_MS), EPOLLIN);
 			recv_text(p->b, "ping");
 			send_text(p->b, "pong");
 		}
@@ -398,7 +382,7 @@ static void epoll_peer(int fd, void *arg)
 	set_nonblocking(fd, true);
 	add(ep, fd, EPOLLIN | EPOLLRDHUP | EPOLLET);
 	for (;;) {
-		uint32_t events = take(ep, DEADLINE_MS);
+		uint32_t events = take_one(ep, DEADLINE_MS);
 		char buffer[512];
 		ssize_t got;
 
@@ -420,7 +404,7 @@ static void echo_between_processes(void **state)
 	add(ep, peer.fd, EPOLLIN);
 	for (int i = 0; i < 3000; i++) {
 		send_text(peer.fd, "ping");
-		assert_returns(take(ep, DEADLINE_MS), EPOLLIN);
+		assert_returns(take_one(ep, DEADLINE_MS), EPOLLIN);
 		recv_text(peer.fd, "ping");
 	}
 	close(ep);
@@ -494,11 +478,11 @@ static int64_t cost_beside(int family, int idle, int waits)
 	}
 	add(ep, p.b, EPOLLIN);
 	for (int i = 0; i < 100; i++) // let things settle
-		take(ep, 1);
+		take_one(ep, 1);
 	start = cpu_us();
 	for (int i = 0; i < waits; i++) {
 		send_text(p.a, "x");
-		assert_returns(take(ep, DEADLINE_MS), EPOLLIN);
+		assert_returns(take_one(ep, DEADLINE_MS), EPOLLIN);
 		recv_text(p.b, "x");
 	}
 	start = cpu_us() - start;

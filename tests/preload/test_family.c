@@ -146,8 +146,7 @@ static void killed_inside_a_call(void **state)
 		send_text(p->b, "def");
 		recv_text(p->a, "def");
 	}
-	assert_returns(close(p->b), 0);
-	p->b = -1;
+	close_end(&p->b);
 	recv_end(p->a);
 }
 
@@ -176,8 +175,7 @@ static void closed_under_a_call(void **state)
 	int fd = p->b;
 
 	sleeper_start(&sleeper, recv_byte, &fd);
-	assert_returns(close(p->b), 0);
-	p->b = -1;
+	close_end(&p->b);
 	assert_that(!wait_for(p->a, POLLIN, 10));
 	send_text(p->a, "x");
 	assert_returns(sleeper_join(&sleeper), 1);
@@ -196,8 +194,7 @@ static void closed_under_an_early_call(void **state)
 		send_text(p->b, "abc");
 		recv_text(p->a, "abc");
 	}
-	assert_returns(close(p->b), 0);
-	p->b = -1;
+	close_end(&p->b);
 	assert_that(!wait_for(p->a, POLLIN, 10));
 	send_text(p->a, "x");
 	assert_returns(sleeper_join(&sleeper), 1);

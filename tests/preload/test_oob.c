@@ -192,8 +192,7 @@ static void mark_from_before_exec(void **state)
 	char byte, text[32];
 	int queued = 0;
 
-	assert_returns(close(p->b), 0);
-	p->b = -1;
+	close_end(&p->b);
 	wait_urgent(p->a);
 	for (int i = 0; i < 30; i++, at += 10) {
 		send_pattern(p->a, 1, at, 10);

@@ -184,8 +184,7 @@ static void woken_by_reset(void **state)
 
 	sleeper_start(&sleeper, wait_poll, &w);
 	assert_returns(setsockopt(p->a, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
-	assert_returns(close(p->a), 0);
-	p->a = -1;
+	close_end(&p->a);
 	assert_returns(sleeper_join(&sleeper), 1);
 	assert_returns(w.revents, POLLERR | POLLHUP);
 }

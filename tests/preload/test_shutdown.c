@@ -219,8 +219,7 @@ static void peer_closed(void **state)
 	struct pair *p = *state;
 	char byte;
 
-	assert_returns(close(p->b), 0);
-	p->b = -1;
+	close_end(&p->b);
 	recv_end(p->a);
 	assert_returns(send(p->a, "x", 1, MSG_NOSIGNAL), 1);
 	assert_that(wait_for(p->a, POLLHUP, DEADLINE_MS));
@@ -241,8 +240,7 @@ static void peer_closed_then_receive(void **state)
 	int error = -1;
 	socklen_t size = sizeof(error);
 
-	assert_returns(close(p->b), 0);
-	p->b = -1;
+	close_end(&p->b);
 	assert_that(wait_for(p->a, POLLRDHUP, DEADLINE_MS));
 	assert_returns(send(p->a, "x", 1, MSG_NOSIGNAL), 1);
 	assert_that(wait_for(p->a, POLLHUP, DEADLINE_MS));
@@ -260,8 +258,7 @@ static void data_then_close(void **state)
 	size_t size = carrier() == CARRIER_RING_SMALL ? 3000 : 60000;
 
 	send_pattern(p->a, 1, 0, size);
-	assert_returns(close(p->a), 0);
-	p->a = -1;
+	close_end(&p->a);
 	nap_ms(QUIET_MS);
 	recv_pattern(p->b, 1, 0, size);
 	recv_end(p->b);

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Signal handlers that use sockets, the very one whose call they interrupt too, and what they are told.
+#include "pair.h"
+
+static int handler_fd;
+static volatile sig_atomic_t handler_failed;
+
+static void sending_handler(int signal)
+{
+	int error = errno;
+
+	if (send(handler_fd, "h", 1, MSG_DONTWAIT | MSG_NOSIGNAL) != 1)
+		handler_failed++;
+	signal_count++;
+	errno = error;
+}
+
+// A handler may send on the very socket its thread sleeps on.
+static void handler_sends(void **state)
+{
+	struct pair *p = *state;
+	struct sigaction action = {.sa_handler = sending_handler, .sa_flags = SA_RESTART};
+	struct sleeper sleeper;
+
+	handler_fd = p->b;
+	handler_failed = 0;
+	signal_count = 0;
+	sigaction(SIGUSR1, &action, NULL);
+	sleeper_start(&sleeper, call_recv, &p->b);
+	for (int i = 1; i <= 5; i++) {
+		kick(&sleeper, SIGUSR1, i);
+		recv_text(p->a, "h");
+	}
+	assert_returns(handler_failed, 0);
+	send_text(p->a, "x");
+	assert_returns(sleeper_join(&sleeper), 1);
+}
+
+struct busy {
+	int from, to;
+	_Atomic bool stop;
+	_Atomic uint64_t moved;
+};
+
+static void *exchange_all_the_time(void *arg)
+{
+	struct busy *b = arg;
+
+	while (!b->stop) {
+		unsigned char buffer[1000];
+
+		send_pattern(b->from, 3, b->moved, sizeof(buffer));
+		recv_pattern(b->to, 3, b->moved, sizeof(buffer));
+		b->moved += sizeof(buffer);
+	}
+	return NULL;
+}
+
+// A handler that sends on the socket which its thread is sending on, at any instant of that.
+static void handler_sends_at_any_time(void **state)
+{
+	struct pair *p = *state;
+	struct sigaction action = {.sa_handler = sending_handler, .sa_flags = SA_RESTART};
+	struct busy b = {.from = p->a, .to = p->b};
+	unsigned char buffer[4096];
+	pthread_t thread;
+	int got = 0;
+
+	// The handler sends on the other direction of the connection the thread uses.
+	handler_fd = p->b;
+	handler_failed = 0;
+	signal_count = 0;
+	sigaction(SIGUSR1, &action, NULL);
+	assert_returns(pthread_create(&thread, NULL, exchange_all_the_time, &b), 0);
+	while (!b.moved)
+		sched_yield();
+	for (int i = 0; i < 1000; i++) {
+		ssize_t n;
+
+		pthread_kill(thread, SIGUSR1);
+		while (signal_count <= i)
+			sched_yield();
+		n = recv(p->a, buffer, sizeof(buffer), MSG_DONTWAIT);
+		if (n > 0)
+			got += n;
+	}
+	b.stop = true;
+	assert_returns(pthread_join(thread, NULL), 0);
+	assert_returns(handler_failed, 0);
+	while (got < signal_count) {
+		ssize_t n = recv(p->a, buffer, sizeof(buffer), 0);
+		assert_that(n > 0);
+		got += n;
+	}
+	assert_returns(got, signal_count);
+}
+
+static struct pair *handler_pair;
+static int handler_sent, handler_received;
+
+static void exchanging_handler(int signal)
+{
+	char bytes[64];
+	int saved = errno;
+	ssize_t n = send(handler_pair->a, "h", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+	handler_sent += n == 1;
+	n = recv(handler_pair->b, bytes, sizeof(bytes), MSG_DONTWAIT);
+	handler_received += n > 0 ? n : 0;
+	signal_count++;
+	errno = saved;
+}
+
+// A handler that uses both directions of the connection whose calls it interrupts, at any instant: no call waits for it, no byte is lost.
+static void handler_uses_same_connection(void **state)
+{
+	struct itimerval time = {.it_value = {0, 150}, .it_interval = {0, 150}};
+	struct sigaction action = {.sa_handler = exchanging_handler, .sa_flags = SA_RESTART};
+	int64_t end = now_ms() + DEADLINE_MS;
+	int sent = 0, received = 0;
+	char bytes[64];
+
+	handler_pair = *state;
+	signal_count = handler_sent = handler_received = 0;
+	assert_returns(sigaction(SIGALRM, &action, NULL), 0);
+	assert_returns(setitimer(ITIMER_REAL, &time, NULL), 0);
+	while (signal_count < 2000 && now_ms() < end) {
+		ssize_t n = send(handler_pair->a, "mmmm", 4, MSG_DONTWAIT);
+
+		sent += n > 0 ? n : 0;
+		n = recv(handler_pair->b, bytes, 8, MSG_DONTWAIT);
+		received += n > 0 ? n : 0;
+	}
+	memset(&time, 0, sizeof(time));
+	assert_returns(setitimer(ITIMER_REAL, &time, NULL), 0);
+	signal(SIGALRM, SIG_DFL);
+	assert_that(signal_count >= 100);
+	assert_returns(shutdown(handler_pair->a, SHUT_WR), 0);
+	for (ssize_t n; (n = recv(handler_pair->b, bytes, sizeof(bytes), 0)) > 0;)
+		received += n;
+	assert_returns(received + handler_received, sent + handler_sent);
+}
+
+static volatile int info_value;
+static volatile bool info_mask_was_open;
+
+static void telling_handler(int signal, siginfo_t *info, void *context)
+{
+	sigset_t now;
+
+	sigprocmask(SIG_SETMASK, NULL, &now);
+	info_mask_was_open = !sigismember(&now, SIGUSR2) && sigismember(&now, SIGHUP) && sigismember(&now, SIGUSR1);
+	info_value = info->si_value.sival_int;
+	signal_count++;
+}
+
+static void simple_handler(int signal)
+{
+	signal_count++;
+}
+
+// What a program sets is what it reads, and what its handlers get.
+static void actions_read_back(void **state)
+{
+	struct sigaction action = {.sa_sigaction = telling_handler, .sa_flags = SA_SIGINFO | SA_RESTART}, old;
+	sigset_t before, after;
+
+	sigaddset(&action.sa_mask, SIGHUP);
+	signal(SIGUSR1, SIG_DFL);
+	assert_returns(sigaction(SIGUSR1, NULL, &old), 0);
+	assert_that(old.sa_handler == SIG_DFL);
+	assert_returns(sigaction(SIGUSR1, &action, &old), 0);
+	assert_that(old.sa_handler == SIG_DFL);
+	assert_returns(sigaction(SIGUSR1, NULL, &old), 0);
+	assert_that(old.sa_sigaction == telling_handler);
+	assert_returns(old.sa_flags & (SA_SIGINFO | SA_RESTART | SA_RESETHAND), SA_SIGINFO | SA_RESTART);
+	assert_that(sigismember(&old.sa_mask, SIGHUP) && !sigismember(&old.sa_mask, SIGUSR2));
+	sigprocmask(SIG_SETMASK, NULL, &before);
+	for (int i = 1; i <= 3; i++) {
+		assert_returns(sigqueue(getpid(), SIGUSR1, (union sigval){.sival_int = 40 + i}), 0);
+		assert_returns(info_value, 40 + i);
+		assert_that(info_mask_was_open);
+	}
+	sigprocmask(SIG_SETMASK, NULL, &after);
+	assert_bytes(&after, &before, 8);
+	// The old way.
+	signal_count = 0;
+	assert_that(signal(SIGUSR1, simple_handler) == (void *)telling_handler);
+	assert_returns(sigaction(SIGUSR1, NULL, &old), 0);
+	assert_that(old.sa_handler == simple_handler);
+	raise(SIGUSR1);
+	assert_returns(signal_count, 1);
+	// Once only.
+	action = (struct sigaction){.sa_handler = simple_handler, .sa_flags = (int)SA_RESETHAND};
+	assert_returns(sigaction(SIGUSR1, &action, &old), 0);
+	assert_that(old.sa_handler == simple_handler);
+	raise(SIGUSR1);
+	assert_returns(signal_count, 2);
+	assert_that(signal(SIGUSR1, SIG_IGN) == SIG_DFL);
+	assert_that(signal(SIGUSR1, SIG_DFL) == SIG_IGN);
+	assert_that(signal(SIGKILL, simple_handler) == SIG_ERR);
+	assert_fails(sigaction(99, &action, NULL), EINVAL);
+}
+
+// clang-format off
+static const struct CMUnitTest tests[] = {
+    TEST_SETTLED(handler_sends),
+    TEST_SETTLED(handler_sends_at_any_time),
+    TEST_SETTLED(handler_uses_same_connection),
+    TEST_SETTLED(actions_read_back),
+};
+// clang-format on
+
+SUITE_MAIN(tests)
