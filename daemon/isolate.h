@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Gives up what a broker does not need once it listens. Of root's powers it keeps CAP_NET_ADMIN alone, to read sequence
-// numbers and to learn which namespace a socket belongs to.
+// numbers and to learn which namespace a socket belongs to. The guard (xen_guard.h), which was forked before, has its own.
 #ifndef RLMD_ISOLATE_H
 #define RLMD_ISOLATE_H
 

@@ -7,8 +7,7 @@
 //
 //   kind   what is compared                                     exact because
 //   TUPLE  network namespace, both addresses and ports          a namespace has one established socket per 4-tuple
-//   ISN    both initial sequence numbers                        64 random bits, the same at both ends, whatever lies
-//   between
+//   ISN    both initial sequence numbers                        64 random bits, the same at both ends, whatever is between
 //
 // An end may go by both kinds. Two ends that both know their sequence numbers never match by anything else.
 //

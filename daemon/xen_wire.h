@@ -5,8 +5,8 @@
 //   broker -> WELCOME                       to the first one
 //   guest  -> CLIENT number                 a process has a session
 //   guest  -> OFFER number, conn, name      a connection that has no peer in its own domain
-//   guest  -> MESSAGE number                WITHDRAW or RELEASE, as the process would say it
-//   broker -> MESSAGE number                LINK, SEGMENT, BIND, DROP, NOTE or ORDER for the process
+//   guest  -> MESSAGE number                WITHDRAW, RELEASE or LEFT, as the process would say it
+//   broker -> MESSAGE number                LINK, SEGMENT, BIND, DROP, LEAVE, NOTE or ORDER for the process
 //   both   -> HALF link, segment            what one side of a link has made for the other; the broker passes it on
 //   broker -> ASK; guest -> TELL...         JSON for rlmctl, in chunks
 //   guest  -> GONE number

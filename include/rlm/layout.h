@@ -13,6 +13,8 @@
 //
 //   field      writer, meaning                                   reader's trust
 //   head       owner: bytes it ever put into this ring           tail <= head <= tail + ring_size, else the peer misbehaves
+//   held       owner: bytes up to here are in the ring, too,     looked at when the owner is gone; head < held <= tail + ring_size,
+//              held back as TCP_CORK asks                        else none are held back
 //   bell       owner: bumped before it wakes a sleeping peer     none needed, compared for equality only
 //   tail       owner: bytes it ever took from the peer's ring    cached tail <= tail <= head, else the peer misbehaves
 //   waiting    owner: who sleeps here and wants to be woken      a wrong value costs the peer a system call, or itself a wake-up
@@ -66,7 +68,7 @@ struct rlm_slot_shared {
 	_Atomic uint32_t rx_leave;
 	_Atomic uint64_t cut;
 	_Atomic uint64_t end;
-	_Atomic uint64_t held; // if beyond `head`: bytes up to here are in the ring too, and are held back as TCP_CORK asks
+	_Atomic uint64_t held;
 };
 
 struct rlm_region_shared {

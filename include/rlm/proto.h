@@ -84,7 +84,7 @@ struct rlm_msg_hello {
 	uint32_t version;
 	uint32_t pid; // as the process itself sees it; for people only
 	uint32_t connections; // entries in the table
-	uint32_t flags;
+	uint32_t flags;       // none yet
 	char command[32]; // program name, NUL-terminated
 };
 
@@ -135,7 +135,7 @@ struct rlm_msg_link {
 	struct rlm_msg_header header;
 	uint64_t link; // unique over all brokers that ever ran
 	uint32_t side; // 0 or 1
-	uint32_t peer_pid;
+	uint32_t peer_pid; // as rlmd sees it; this and peer_command for people only
 	uint64_t location; // of the receiver's domain when the link was made
 	uint32_t port[2];  // my control doorbell's, the peer's; 0: it is an eventfd. See below
 	char peer_command[32];

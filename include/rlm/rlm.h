@@ -22,7 +22,8 @@ enum rlm_carrier {
 	RLM_CARRIER_RING = 1,  // shared memory
 };
 
-// Why a connection is not (or not fully) carried by shared memory. Values are stable; RLM_WHY_WORDS gives the text.
+// Why a connection is not (or not fully) carried by shared memory. Values are stable; rlm_why_words() gives the text. OTHER_HOST is not told yet:
+// a peer on another host looks like one without librlm, NO_PEER.
 #define RLM_WHY_TABLE(X)                                                                                               \
 	X(ACCELERATED, 0, "accelerated")                                                                               \
 	X(NOT_LOADED, 1, "librlm is not loaded")                                                                       \
@@ -78,6 +79,7 @@ static inline const char *rlm_why_words(unsigned why)
 	return "unknown";
 }
 
+// 0, or -1 and errno.
 static inline int rlm_socket_info(int fd, struct rlm_info *info)
 {
 	int (*impl)(int, struct rlm_info *);

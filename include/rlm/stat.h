@@ -65,7 +65,7 @@ struct rlm_conn_stat {
 	uint16_t family;              // AF_INET, AF_INET6 or 0: not looked up yet (very young connection)
 	uint16_t local_port;          // host order
 	uint16_t remote_port;
-	uint16_t link_slot;           // slot in its segment while bound
+	uint16_t reserved;
 	uint8_t local[16];            // network order, IPv4 in the first four
 	uint8_t remote[16];
 };

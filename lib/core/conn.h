@@ -31,10 +31,10 @@
 #define RLM_CONN_HELD 0x40u     // demoted by order: stay plain until PROMOTE
 #define RLM_CONN_ISN 0x80u      // must be named by initial sequence numbers
 #define RLM_CONN_TUPLE 0x100u   // cannot be named by initial sequence numbers: the broker may not read them
-#define RLM_CONN_ACTIVE 0x400u  // this end called connect()
-#define RLM_CONN_CORKED 0x1000u // TCP_CORK, as last set through us
-#define RLM_CONN_INHERITED 0x800u // from an earlier program or another process, or given to one: others may have it too
 #define RLM_CONN_NAMING 0x200u  // a duplicate of the socket is on its way to the broker or there
+#define RLM_CONN_ACTIVE 0x400u  // this end called connect()
+#define RLM_CONN_INHERITED 0x800u // from an earlier program or another process, or given to one: others may have it too
+#define RLM_CONN_CORKED 0x1000u // TCP_CORK, as last set through us
 
 struct rlm_conn {
 	struct rlm_lock tx_lock;
@@ -45,7 +45,7 @@ struct rlm_conn {
 	_Atomic uint32_t events; // event count: helper thread, state changes
 	_Atomic uint32_t refs;   // descriptors in all processes of the family
 	_Atomic uint32_t bound;  // index in the pool + 1, 0: not bound
-	_Atomic uint32_t calls;  // while plain; saturates
+	_Atomic uint32_t calls;  // sends and receives in the kernel; wraps, and begins anew when an offer has to wait
 	_Atomic uint32_t flags;
 	union {
 		_Atomic uint32_t next;	// free list
@@ -76,7 +76,7 @@ struct rlm_spin {
 	_Atomic bool far;        // the peer is in another domain, which has processors of its own
 };
 
-#define RLM_TCP_QUIET (1ull << 32)
+#define RLM_TCP_QUIET (1ull << 32) // see rlm_bound.tcp_quiet
 
 struct rlm_hold {
 	uint64_t tail; // ours at the last wait

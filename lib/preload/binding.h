@@ -8,18 +8,25 @@
 #include "conn.h"
 #include "rlm/proto.h"
 
+// How often the helper thread looks after what is idle or lent to children, full, held back.
 #define IDLE_LOOK_MS 3000u
 #define FULL_LOOK_MS 50u
 #define HELD_LOOK_MS 100u // TCP holds back for 200 ms
 
+// Offers it to the broker now, or later by helper_retry(), or not at all and says why.
 void binding_offer(struct rlm_conn *c);
 // One message from the broker; takes descriptors it keeps out of fds (sets -1). < 0: the broker makes no sense.
 int binding_message(const union rlm_msg *msg, int *fds);
+// TCP of a bound connection has news.
 void binding_tcp_event(struct rlm_conn *c);
+// A control doorbell rang: peers ask for something.
 void binding_answer_peers(void);
 void binding_channel_rang(int channel);
+// A helper thread has started: in fork's child what was bound before is to be watched.
 void binding_watch_inherited(void);
+// A session has begun; links of an earlier one are only kept.
 void binding_broker_is_back(void);
+// Forked children have connections that take room of ours, and may die without a word.
 bool binding_has_lent(void);
 // Returns the memory of rings that nobody used since the last look. true: there are rings left to look after.
 bool binding_give_back_idle(void);
@@ -35,12 +42,16 @@ int helper_pin_naming(const struct rlm_conn *c); // a second pin, so that other 
 void helper_unpin_naming(void);
 
 // From helper.c
+// NULL: it is gone, and its entry another one's.
 struct rlm_conn *helper_conn(struct rlm_conn_ref ref);
+// binding_offer() again after so long, if it is still not bound.
 void helper_retry(struct rlm_conn *c, unsigned ms);
+// Have the helper's loop call back: binding_tcp_event(), session_read(), binding_answer_peers(), binding_channel_rang().
 void helper_watch_conn(struct rlm_conn *c, int fd);
 void helper_watch_broker(int fd);
 void helper_watch_control(int fd);
 void helper_watch_channel(int fd);
+// And binding_give_back_idle(), in a while.
 void helper_arm_idle(void);
 
 #endif

@@ -14,7 +14,7 @@
 
 enum fd_kind {
 	FD_UNKNOWN = 0,
-	FD_SOCKET = 1,   // a TCP socket that is not connected (yet), maybe listening
+	FD_SOCKET = 1,   // a TCP socket that is not connected (yet), maybe listening; value: SOCKET_*, see hooks.h
 	FD_CONN = 2,     // value: index of the connection
 	FD_EPOLL = 3,    // value: index of the epoll instance, see epoll.c
 	FD_INTERNAL = 4, // ours: the application must neither close nor use it
@@ -53,6 +53,7 @@ static inline struct rlm_conn *fd_conn(int fd)
 	return __builtin_expect(e >> FD_VALUE_BITS == FD_CONN, 0) ? &arena.conns[e & FD_VALUE_MASK] : NULL;
 }
 
+// Before the first entry. 0 or -ENOMEM.
 int fdtable_init(void);
 // Zero pages that cost nothing until used, for tables of this process. NULL: no memory.
 void *map_private(size_t size);
@@ -69,7 +70,7 @@ int fd_make_internal(int fd);
 void fd_close_internal(int fd);
 // Grows whenever an internal descriptor is closed: remembered numbers may mean something else now.
 extern _Atomic uint32_t fd_internal_epoch;
-// Of this process; fork's child sets it anew.
+// This process's id without a system call; fork's child sets it anew.
 extern int process_id;
 // The application wants this very number (dup2): 0 when it is free for it, -EBUSY when it is ours.
 int fd_relocate_internal(int fd);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Shared by the hooks_*.c files only.
+// Shared by the hooks: hooks_*.c, and the calls that wait for readiness in poll.c, select.c, epoll_ctl.c and epoll_wait.c.
 //
 // A hook looks the descriptor up; the kernel alone is concerned: the real function. Else, while the connection is not
 // bound, the real function between hook_*_begin() and hook_*_end(), so that every argument meets the kernel's own

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Processes: what replaces this program, or starts another one with our descriptors.
+// Processes: fork by its other names, the end, sandboxes, and what a thread may leave only if it is alone. exec is in hooks_exec.c.
 //
 // fork(), daemon(), forkpty() run the handlers that init.c has registered with pthread_atfork(). vfork() is not hooked:
 // its child would return through a stack frame that the parent still needs. It shares our memory, so hooks that change

@@ -40,7 +40,7 @@ void rlm_real_init(void);
 
 // The time by which the kernel counts time-outs, CLOCK_MONOTONIC. Without a system call where the kernel allows that, and past libc's function:
 // another preloaded library may show the program another time.
-void rlm_clock_init(void);
+void rlm_clock_init(void); // once, at the start
 void rlm_clock_now(struct timespec *now);
 
 static inline struct timespec rlm_time_plus(struct timespec a, struct timespec b)

@@ -9,9 +9,9 @@
 struct rlm_settings {
 	const char *socket;      // RLM_SOCKET
 	bool enabled;            // RLM_PROMOTE != off, kernel good enough, not set-user-ID
-	uint32_t spin_most;      // RLM_SPIN, ticks
-	uint32_t offer_calls;    // RLM_PROMOTE=eager: 1
-	uint64_t offer_bytes;
+	uint32_t spin_most;      // RLM_SPIN, ticks (about CPU cycles); 0: never spin
+	uint32_t offer_calls;    // a connection is offered after so many calls; RLM_PROMOTE=eager: 1
+	uint64_t offer_bytes;    // or bytes
 	uint64_t test_demote_after; // RLM_TEST_DEMOTE_AFTER: ring bytes, 0 = never
 	uint64_t test_flap;         // RLM_TEST_FLAP: ring bytes, 0 = never
 	uint64_t full_ms;           // RLM_TEST_FULL: how long a ring stays full that nobody reads from

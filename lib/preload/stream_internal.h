@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Shared by the stream_*.c files only.
+// The inside of connections: for stream_*.c, for readiness (ready.c, poll.c, epoll*.c, bells.c), and for the helper thread.
 #ifndef RLM_STREAM_INTERNAL_H
 #define RLM_STREAM_INTERNAL_H
 
