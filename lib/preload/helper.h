@@ -19,6 +19,11 @@ static inline void helper_ensure(void)
 	if (__builtin_expect(!atomic_load_explicit(&helper_running, memory_order_acquire), 0))
 		helper_start();
 }
+// Returns when there is a session with the broker, or none can be had at once.
+void helper_meet_broker(void);
+#define HELPER_ASK_MAX 64
+// Has the helper thread, if there is one, call fn with a copy of the argument. Returns what it returned, 0 without a helper thread.
+long helper_ask(long (*fn)(void *arg), const void *arg, size_t size);
 // Somebody used a connection whose idle ring was given back to the system.
 void helper_note_activity(void);
 // A send, or who waits for room, found its ring full. tx_lock held.

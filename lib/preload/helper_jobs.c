@@ -7,7 +7,7 @@
 #include "session.h"
 #include "stream_internal.h"
 
-enum job_type { JOB_OFFER = 1, JOB_WITHDRAW, JOB_RELEASE, JOB_ACTIVITY, JOB_LENT };
+enum job_type { JOB_OFFER = 1, JOB_WITHDRAW, JOB_RELEASE, JOB_ACTIVITY, JOB_LENT, JOB_ASKED };
 
 struct job {
 	enum job_type type;
@@ -120,6 +120,59 @@ void helper_note_lent(void)
 	note_job(JOB_LENT);
 }
 
+static struct {
+	struct rlm_lock lock; // one who asks at a time
+	long (*fn)(void *arg);
+	_Alignas(8) char arg[HELPER_ASK_MAX]; // ours: who asked may have given up
+	long result;
+	_Atomic uint32_t answers;
+} asked;
+
+long helper_ask(long (*fn)(void *arg), const void *arg, size_t size)
+{
+	const struct timespec moment = {.tv_nsec = 100000000};
+	struct job job = {.type = JOB_ASKED};
+	uint32_t before;
+	long result;
+
+	if (!atomic_load_explicit(&helper_running, memory_order_acquire))
+		return 0;
+	rlm_lock_take(&asked.lock);
+	before = atomic_load_explicit(&asked.answers, memory_order_relaxed);
+	asked.fn = fn;
+	asked.result = 0;
+	if (size)
+		memcpy(asked.arg, arg, size);
+	if (enqueue(&job)) // it may end before it comes to it
+		while (atomic_load_explicit(&asked.answers, memory_order_acquire) == before && // pairs with answer()
+		       atomic_load_explicit(&helper_running, memory_order_acquire))
+			sys_futex_wait(&asked.answers, before, &moment);
+	result = asked.result;
+	rlm_lock_drop(&asked.lock);
+	return result;
+}
+
+static void answer(void)
+{
+	asked.result = asked.fn(asked.arg);
+	atomic_fetch_add_explicit(&asked.answers, 1, memory_order_release); // pairs with helper_ask()
+	sys_futex_wake(&asked.answers, 1);
+}
+
+static long meet(void *unused)
+{
+	(void)unused;
+	return session_connect_if_due();
+}
+
+void helper_meet_broker(void)
+{
+	if (!session_broker_exists())
+		return;
+	helper_ensure();
+	helper_ask(meet, NULL, 0);
+}
+
 bool helper_offer_outstanding(const struct rlm_conn *c)
 {
 	return atomic_load_explicit(&c->flags, memory_order_seq_cst) & RLM_CONN_NAMING;
@@ -155,6 +208,9 @@ void helper_run_jobs(void)
 		case JOB_ACTIVITY:
 			helper_arm_idle();
 			break;
+		case JOB_ASKED:
+			answer();
+			break;
 		case JOB_LENT:
 			helper_arm_sweep();
 			break;
@@ -164,6 +220,7 @@ void helper_run_jobs(void)
 
 void helper_jobs_fork_child(void)
 {
+	atomic_store_explicit(&asked.lock.word, 0, memory_order_relaxed);
 	atomic_store_explicit(&queue.lock.word, 0, memory_order_relaxed);
 	queue.put = queue.taken = 0;
 }

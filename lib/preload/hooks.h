@@ -162,6 +162,9 @@ void hook_bar_all(void);
 // The kernel asks of the caller that it be the only thread, or gives it a descriptor table of its own: it must not notice the helper thread,
 // which starts again when it is needed.
 void hook_be_alone(void);
+int capset(void *header, const void *data); // no header of libc declares it
+// The main thread has changed what it may do by this system call: the helper thread shall, too.
+void hook_follow(long number, const long arg[5]);
 // seccomp(2): from here on no call but the program's own.
 void hook_before_sandbox(void);
 

@@ -10,7 +10,6 @@
 #include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
 #include <threads.h>
 #include <unistd.h>
 
@@ -182,20 +181,6 @@ void hook_before_sandbox(void)
 	epoll_stop();
 }
 
-RLM_EXPORT int prctl(int option, ...)
-{
-	unsigned long arg[4];
-	va_list args;
-
-	va_start(args, option);
-	for (int i = 0; i < 4; i++)
-		arg[i] = va_arg(args, unsigned long);
-	va_end(args);
-	if (option == PR_SET_SECCOMP && !hook_in_vfork())
-		hook_before_sandbox();
-	return REAL(prctl)(option, arg[0], arg[1], arg[2], arg[3]);
-}
-
 // --- what a thread may leave only if it is alone ---
 
 void hook_be_alone(void)
@@ -209,6 +194,14 @@ RLM_EXPORT int unshare(int flags)
 	if (flags & (CLONE_FILES | CLONE_NEWUSER | CLONE_THREAD | CLONE_SIGHAND | CLONE_VM))
 		hook_be_alone();
 	return REAL(unshare)(flags);
+}
+
+// The broker's socket cannot be found by its path any more: so we meet it before.
+RLM_EXPORT int chroot(const char *path)
+{
+	if (engine_started && settings.enabled && !hook_in_vfork())
+		helper_meet_broker();
+	return REAL(chroot)(path);
 }
 
 // Network namespaces are changed often, and by any thread.

@@ -34,6 +34,9 @@
 #ifndef SYS_pidfd_getfd
 #define SYS_pidfd_getfd 438
 #endif
+#ifndef SYS_landlock_restrict_self
+#define SYS_landlock_restrict_self 446
+#endif
 #ifndef SYS_io_uring_setup
 #define SYS_io_uring_setup 425
 #endif
@@ -358,6 +361,15 @@ static long descriptor_by_number(long number, const long a[6])
 	}
 }
 
+static long do_landlock_restrict_self(const long a[6])
+{
+	long r = pass_on(SYS_landlock_restrict_self, a);
+
+	if (r == 0)
+		hook_follow(SYS_landlock_restrict_self, a);
+	return r;
+}
+
 RLM_EXPORT long syscall(long number, ...)
 {
 	long a[6];
@@ -398,6 +410,10 @@ RLM_EXPORT long syscall(long number, ...)
 		return setns(INT(0), INT(1));
 	case SYS_bpf:
 		return do_bpf(a);
+	case SYS_capset:
+		return capset(PTR(0), PTR(1));
+	case SYS_landlock_restrict_self:
+		return do_landlock_restrict_self(a);
 	case SYS_prctl:
 		return prctl(INT(0), a[1], a[2], a[3], a[4]);
 	case SYS_seccomp:

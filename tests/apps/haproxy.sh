@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-# haproxy between curl and nginx: two connections for each of curl's, edge-triggered epoll, splice where it pays.
+# haproxy between curl and nginx: two connections for each of curl's, edge-triggered epoll, splice where it pays, and chroot as in Debian's configuration.
 # shellcheck shell=bash
 packages=(haproxy nginx-light curl wrk)
 
@@ -7,9 +7,11 @@ declare -F nginx_up >/dev/null || . "$here/nginx.sh" --functions
 
 haproxy_up() {
 	nginx_up
+	mkdir -p "$work/jail"
 	cat >"$dir/haproxy.cfg" <<-END
 		global
 		  maxconn 200
+		  chroot $work/jail
 		defaults
 		  mode $1
 		  timeout connect 5s

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-# An rsync daemon forks for each connection; both ends use select with data in both directions.
+# An rsync daemon forks for each connection, and the child goes into a chroot; both ends use select with data in both directions.
 # shellcheck shell=bash
 packages=(rsync)
 
@@ -17,7 +17,6 @@ rsync_up() {
 	cat >"$dir/rsyncd.conf" <<-END
 		uid = root
 		gid = root
-		use chroot = no
 		[tree]
 		path = $work/tree
 		[up]

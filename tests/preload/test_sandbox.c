@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Processes that are killed for any system call but those they make themselves (seccomp).
+// Processes that are killed for any system call but those they make themselves (seccomp), that have left the file system (chroot), or have given up privileges.
 #include "pair.h"
 
 #include <linux/audit.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 
 #define ALLOW(name) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##name, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
 
@@ -155,6 +157,82 @@ static void filter_by_number(void **state)
 	filtered(*state, enter_filter_by_number);
 }
 
+// A child that connects and uses its connection; before that, or in the middle of it, it confines itself.
+static void confined(int family, void (*before)(void), void (*after)(void))
+{
+	int listener, fd;
+	pid_t child;
+
+	if (geteuid() != 0)
+		skip();
+	listener = listener_open(family);
+	assert_that(listener >= 0);
+	child = fork();
+	if (child == 0) {
+		before();
+		fd = listener_connect(listener);
+		peer_settle(fd, false);
+		for (int i = 0; i < 100; i++) {
+			recv_text(fd, "12345");
+			send_text(fd, "abc");
+			if (i == 50)
+				after();
+		}
+		recv_end(fd);
+		_exit(0);
+	}
+	fd = accept(listener, NULL, NULL);
+	assert_that(fd >= 0);
+	peer_settle(fd, true);
+	for (int i = 0; i < 100; i++) {
+		send_text(fd, "12345");
+		recv_text(fd, "abc");
+	}
+	close(fd);
+	close(listener);
+	child_finish(child);
+}
+
+static void nothing(void)
+{
+}
+
+static void enter_jail(void)
+{
+	assert_returns(mkdir("jail", 0700), 0);
+	assert_returns(chroot("jail"), 0);
+	assert_returns(chdir("/"), 0);
+	assert_fails(access("/proc", F_OK), ENOENT);
+}
+
+// The broker's socket cannot be found by its path from there; what is connected later is accelerated all the same.
+static void jailed(void **state)
+{
+	confined(*(int *)*state, enter_jail, nothing);
+	assert_returns(rmdir("jail"), 0);
+}
+
+int capset(void *header, const void *data); // no header of libc declares it
+
+// libc ends the process when seteuid() works in some of its threads only.
+static void give_up_and_take_back(void)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[2] = {{.effective = 1 << CAP_SETUID, .permitted = 1 << CAP_SETUID}};
+
+	assert_returns(prctl(PR_SET_KEEPCAPS, 1), 0);
+	assert_returns(setuid(65534), 0);
+	assert_returns(capset(&header, data), 0);
+	assert_returns(seteuid(0), 0);
+	assert_returns(seteuid(65534), 0);
+}
+
+// Capabilities are each thread's own, and the program has one thread.
+static void capabilities(void **state)
+{
+	confined(*(int *)*state, nothing, give_up_and_take_back);
+}
+
 // clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(strict),
@@ -162,6 +240,8 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(filter),
     TEST_FRESH(filter),
     TEST_SETTLED(filter_by_number),
+    TEST_FAMILY(jailed),
+    TEST_FAMILY(capabilities),
 };
 // clang-format on
 
