@@ -68,21 +68,11 @@ namespaces() {
 	done
 }
 
-# wait_for SECONDS COMMAND...
-wait_for() {
-	local end=$((SECONDS + $1))
-	shift
-	until "$@" >/dev/null 2>&1; do
-		[ $SECONDS -lt $end ] || return 1
-		sleep 0.05
-	done
-}
-
 start_broker() {
 	: >"$work/rlmd.conf"
 	"$build/rlmd" --socket "$RLM_SOCKET" --config "$work/rlmd.conf" >"$work/rlmd.log" 2>&1 &
 	pids+=($!)
-	wait_for 5 test -S "$RLM_SOCKET" || die "rlmd does not start: $(cat "$work/rlmd.log")"
+	within 5 test -S "$RLM_SOCKET" || die "rlmd does not start: $(cat "$work/rlmd.log")"
 }
 
 ctl() {
@@ -102,7 +92,7 @@ measure() {
 	ip netns exec "$a" "${env[@]}" iperf3 -s -1 >"$work/server.log" 2>&1 &
 	server=$!
 	pids+=("$server")
-	wait_for 5 eval "ip netns exec $a ss -Hltn 'sport = :5201' | grep -q ." || die "the iperf3 server does not start: $(cat "$work/server.log")"
+	within 5 eval "ip netns exec $a ss -Hltn 'sport = :5201' | grep -q ." || die "the iperf3 server does not start: $(cat "$work/server.log")"
 	before=$(wire_bytes)
 	ip netns exec "$b" "${env[@]}" timeout $((seconds + 10)) iperf3 -c "$server_address" -t "$seconds" -J >"$work/client.json" &
 	client=$!

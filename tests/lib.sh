@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-# Shared by tests/run.sh and .ci/run: Debian packages, root, progress.
+# Shared by the scripts that run tests, and by the demonstration: Debian packages, root, progress, waiting.
 # shellcheck shell=bash disable=SC2034,SC2154
 
 # What building needs, and what the tests need on top.
@@ -54,6 +54,16 @@ build_in() {
 	[ $status = 0 ] || tail -n 60 "$log" >&2
 	rm -f "$log"
 	return $status
+}
+
+# within SECONDS COMMAND...: tries until it succeeds. For what no event tells.
+within() {
+	local end=$((SECONDS + $1))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		[ $SECONDS -lt $end ] || return 1
+		sleep 0.05
+	done
 }
 
 parts_passed=0

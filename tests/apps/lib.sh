@@ -105,11 +105,7 @@ patience=120
 
 # wait_for COMMAND...
 wait_for() {
-	local end=$((SECONDS + patience))
-	until "$@" >/dev/null 2>&1; do
-		[ $SECONDS -lt $end ] || return 1
-		sleep 0.05
-	done
+	within "$patience" "$@"
 }
 
 # --- broker

@@ -10,6 +10,8 @@
 set -eu
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tests/lib.sh
+. "$here/../lib.sh"
 build=$(realpath "${RLM_BUILD:-$here/../../build}")
 [ "$(id -u)" = 0 ] || exec sudo -E "$0" "$@"
 rounds=${1:-10}
@@ -32,13 +34,9 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
+# wait_for SECONDS COMMAND...
 wait_for() {
-	local end=$((SECONDS + $1))
-	shift
-	until "$@" >/dev/null 2>&1; do
-		[ $SECONDS -lt $end ] || { echo "FAILED: $* did not come true"; exit 1; }
-		sleep 0.05
-	done
+	within "$@" || { echo "FAILED: not within $1 s: ${*:2}"; exit 1; }
 }
 
 ip netns add "${domains[0]}"

@@ -10,6 +10,8 @@
 set -eu
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tests/lib.sh
+. "$here/../lib.sh"
 build=$(realpath "${RLM_BUILD:-$here/../../build}")
 [ "$(id -u)" = 0 ] || exec sudo -E "$0" "$@"
 seconds=${1:-30}
@@ -37,7 +39,7 @@ cleanup() {
 	for signal in TERM KILL; do
 		for ns in "${domains[@]}"; do
 			for pid in $(ip netns pids "$ns" 2>/dev/null); do # nobody else's processes can be in there
-				kill -$signal "$pid" 2>/dev/null || true
+				kill "-$signal" "$pid" 2>/dev/null || true
 			done
 		done
 		sleep 0.2
@@ -57,15 +59,6 @@ trap 'exit 143' TERM HUP
 
 # --- the scene
 
-wait_for() {
-	local end=$((SECONDS + $1))
-	shift
-	until "$@" >/dev/null 2>&1; do
-		[ $SECONDS -lt $end ] || return 1
-		sleep 0.05
-	done
-}
-
 scene() {
 	local i
 	ip netns add "$hub"
@@ -83,7 +76,7 @@ scene() {
 		nice -n -10 "$build/rlmd" --socket "$work/$i.sock" --host "$i" 2>"$work/$i.log" &
 		brokers+=($!)
 	done
-	wait_for 5 test -S "$work/a.sock" && wait_for 5 test -S "$work/b.sock"
+	within 5 test -S "$work/a.sock" && within 5 test -S "$work/b.sock"
 }
 
 # inside DOMAIN COMMAND...: under librlm.so. These use all there is of the machine, so brokers and moves go first.
@@ -103,7 +96,7 @@ server() {
 	local domain=$1 port=$2
 	shift 2
 	inside "$domain" "$@" >>"$work/server-$port.log" 2>&1 </dev/null &
-	wait_for 20 listens "$domain" "$port" || { wrong "nobody listens on $port: $(tail -n 3 "$work/server-$port.log")"; exit 1; }
+	within 20 listens "$domain" "$port" || { wrong "nobody listens on $port: $(tail -n 3 "$work/server-$port.log")"; exit 1; }
 }
 
 # client NAME FUNCTION...: again and again until the end; what fails in it is told.
@@ -165,12 +158,12 @@ postgres() {
 	(cd / && "${as[@]}" $pg_bin/initdb -D "$work/postgres" -A trust -N) >"$work/initdb.log" 2>&1
 	echo "host all all 10.83.0.0/24 trust" >>"$work/postgres/pg_hba.conf"
 	server 0 5440 "${as[@]}" $pg_bin/postgres -D "$work/postgres" -p 5440 -c listen_addresses='*' -c unix_socket_directories='' -c fsync=off
-	wait_for 20 inside 1 $pg_bin/pgbench -h 10.83.0.1 -p 5440 -U postgres -i -q postgres || { wrong "pgbench -i"; exit 1; }
+	within 20 inside 1 "$pg_bin/pgbench" -h 10.83.0.1 -p 5440 -U postgres -i -q postgres || { wrong "pgbench -i"; exit 1; }
 }
 
 do_redis() { inside 1 redis-benchmark -h 10.83.0.1 -p 6400 -c 10 -t set,get,lrange_100 -d 300 -n 20000 --csv; }
 do_iperf() { inside 2 iperf3 -c 10.83.0.2 -t 5 "$@"; }
-do_pgbench() { inside 2 $pg_bin/pgbench -h 10.83.0.1 -p 5440 -U postgres -n -c 4 -j 2 -T 5 postgres && ! grep -q "failed transactions: [1-9]" "$work/client-pgbench.log"; }
+do_pgbench() { inside 2 "$pg_bin/pgbench" -h 10.83.0.1 -p 5440 -U postgres -n -c 4 -j 2 -T 5 postgres && ! grep -q "failed transactions: [1-9]" "$work/client-pgbench.log"; }
 # do_stream FROM TO PORT SECONDS
 do_stream() { inside "$1" python3 "$here/stream.py" run "10.83.0.$(($2 + 1))" "$3" "$RANDOM" "$4"; }
 do_curl() {
@@ -230,7 +223,7 @@ client stream01 do_stream 0 1 7000 3
 client stream12 do_stream 1 2 7000 2
 client stream20 do_stream 2 0 7000 1
 client steady do_stream 2 1 7001 $((seconds + 15))
-wait_for 60 is_accelerated || wrong "nothing was accelerated before the first move"
+within 60 is_accelerated || wrong "nothing was accelerated before the first move"
 end=$((SECONDS + seconds))
 while [ $SECONDS -lt $end ] && [ ! -s "$work/wrong" ]; do
 	domain=$((RANDOM % 3))
@@ -246,7 +239,7 @@ touch "$work/waiting"
 waits "$work/waiting" >"$work/second" &
 waiting=$!
 start=$(date +%s%N)
-if wait_for 10 is_accelerated; then
+if within 10 is_accelerated; then
 	again=$((($(date +%s%N) - start) / 1000000))
 	rm "$work/waiting"
 	wait $waiting

@@ -11,7 +11,7 @@ set -u
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 build=${RLM_FUZZ_BUILD:-$root/build-fuzz}
 seconds=${1:-20}
-flags=(-std=gnu11 -O1 -g -Wall -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
+flags=(-std=gnu11 -O1 -g -Wall -D_GNU_SOURCE "-fsanitize=fuzzer,address,undefined" -fno-sanitize-recover=all
 	-I"$root/include" -I"$root/lib/core" -I"$root/tests/unit")
 
 mkdir -p "$build"
@@ -27,8 +27,11 @@ for source in "$root"/tests/fuzz/fuzz_*.c; do
 	log=$build/$name.log
 	mkdir -p "$build/$name.corpus"
 	if [ "$name" = fuzz_session ]; then # all of rlmd but Xen and main()
-		clang "${flags[@]}" -I"$root/daemon" -DRLM_VERSION='"fuzz"' -fno-strict-aliasing "$source" \
-			$(ls "$root"/daemon/*.c | grep -v -e /main.c -e '/xen.*\.c') "$root/daemon/xen_none.c" -o "$build/$name" \
+		rlmd=("$root/daemon/xen_none.c")
+		for part in "$root"/daemon/*.c; do
+			case ${part##*/} in main.c | xen*) ;; *) rlmd+=("$part") ;; esac
+		done
+		clang "${flags[@]}" -I"$root/daemon" -DRLM_VERSION='"fuzz"' -fno-strict-aliasing "$source" "${rlmd[@]}" -o "$build/$name" \
 			-lev -ljansson -lconfuse -lcap-ng -lseccomp -lbpf -lmnl -lmicrohttpd -lpthread || exit 1
 	else
 		meanwhile=()
