@@ -28,14 +28,7 @@ void rlmd_parts_close(int *fds, unsigned count)
 
 static int header_write(int fd, uint32_t slots, uint32_t ring_size)
 {
-	struct rlm_region_shared header = {
-	    .magic = RLM_LAYOUT_MAGIC,
-	    .version = RLM_LAYOUT_VERSION,
-	    .slots = slots,
-	    .ring_size = ring_size,
-	    .data_offset = rlm_data_offset(slots),
-	    .size = rlm_region_size(slots, ring_size),
-	};
+	struct rlm_region_shared header = rlm_region_header(slots, ring_size);
 
 	if (pwrite(fd, &header, sizeof(header), 0) != sizeof(header))
 		return errno ? -errno : -EIO;

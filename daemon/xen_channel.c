@@ -147,14 +147,7 @@ static int header_write(int region, uint64_t offset, uint32_t slots, uint32_t ri
 
 	if (!header)
 		return -errno;
-	*header = (struct rlm_region_shared){
-	    .magic = RLM_LAYOUT_MAGIC,
-	    .version = RLM_LAYOUT_VERSION,
-	    .slots = slots,
-	    .ring_size = ring_size,
-	    .data_offset = rlm_data_offset(slots),
-	    .size = rlm_region_size(slots, ring_size),
-	};
+	*header = rlm_region_header(slots, ring_size);
 	munmap(header, PAGE);
 	return 0;
 }

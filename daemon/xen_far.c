@@ -85,12 +85,7 @@ static struct rlmd_far_link *link_find(struct rlmd_far *far, uint64_t id)
 // The process never hears of this binding: give the slot back in its name.
 static void bind_refuse(struct rlmd_far *far, struct rlmd_far_link *link, const struct rlm_msg_bind *bind)
 {
-	struct rlm_msg_release release = {.header = {.type = RLM_MSG_RELEASE, .size = sizeof(release)},
-					  .link = bind->link,
-					  .side = bind->side,
-					  .segment = bind->segment,
-					  .slot = bind->slot,
-					  .epoch = bind->epoch};
+	struct rlm_msg_release release = rlm_release_of(bind);
 
 	rlmd_client_note(link->client, bind->conn, RLM_WHY_LIMIT, false);
 	far->release(far->broker, link->client, &release);

@@ -204,12 +204,7 @@ static void resume(struct rlmd_broker *broker)
 // It matched what is not offered any more: matched here meanwhile, or withdrawn.
 static void bind_refuse(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_bind *bind)
 {
-	struct rlm_msg_release release = {.header = {.type = RLM_MSG_RELEASE, .size = sizeof(release)},
-					  .link = bind->link,
-					  .side = bind->side,
-					  .segment = bind->segment,
-					  .slot = bind->slot,
-					  .epoch = bind->epoch};
+	struct rlm_msg_release release = rlm_release_of(bind);
 
 	release_up(broker, client, &release);
 }

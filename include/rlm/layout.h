@@ -114,4 +114,14 @@ static inline uint64_t rlm_region_size(uint32_t slots, uint32_t ring_size)
 	return rlm_data_offset(slots) + (uint64_t)slots * ring_size;
 }
 
+static inline struct rlm_region_shared rlm_region_header(uint32_t slots, uint32_t ring_size)
+{
+	return (struct rlm_region_shared){.magic = RLM_LAYOUT_MAGIC,
+					  .version = RLM_LAYOUT_VERSION,
+					  .slots = slots,
+					  .ring_size = ring_size,
+					  .data_offset = rlm_data_offset(slots),
+					  .size = rlm_region_size(slots, ring_size)};
+}
+
 #endif

@@ -184,6 +184,17 @@ struct rlm_msg_release {
 	uint32_t epoch;
 };
 
+// Gives back what a BIND gave.
+static inline struct rlm_msg_release rlm_release_of(const struct rlm_msg_bind *bind)
+{
+	return (struct rlm_msg_release){.header = {.type = RLM_MSG_RELEASE, .size = sizeof(struct rlm_msg_release)},
+					.link = bind->link,
+					.side = bind->side,
+					.segment = bind->segment,
+					.slot = bind->slot,
+					.epoch = bind->epoch};
+}
+
 // Nothing will be bound there any more. The receiver unmaps and closes it when none of its own connections is bound there:
 // at once for an idle segment, later when the peer process is gone and bytes are left in the rings. RELEASE stays due for what is bound.
 struct rlm_msg_drop {

@@ -64,8 +64,7 @@ static void fill_bound(struct rlm_bound *b, struct rlm_conn *c, const struct lin
 
 static void refuse(const struct rlm_msg_bind *m)
 {
-	union rlm_msg msg = broker_message(RLM_MSG_RELEASE, release, .link = m->link, .side = m->side,
-					   .segment = m->segment, .slot = m->slot, .epoch = m->epoch);
+	union rlm_msg msg = {.release = rlm_release_of(m)};
 
 	session_send(&msg, -1);
 }

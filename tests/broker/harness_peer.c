@@ -275,12 +275,7 @@ void left(struct peer *peer, const struct bound *bound)
 
 void release(struct peer *peer, const struct bound *bound)
 {
-	struct rlm_msg_release msg = {.header = {.type = RLM_MSG_RELEASE, .size = sizeof(msg)},
-				      .link = bound->bind.link,
-				      .side = bound->bind.side,
-				      .segment = bound->bind.segment,
-				      .slot = bound->bind.slot,
-				      .epoch = bound->bind.epoch};
+	struct rlm_msg_release msg = rlm_release_of(&bound->bind);
 
 	message_send(peer->sock, &msg, sizeof(msg), NULL, 0);
 }
