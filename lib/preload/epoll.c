@@ -10,6 +10,7 @@
 //   armed   somebody listens on its slot (wake.h): data or room ring the doorbell, I becomes readable. Costs nothing while idle.
 //   hot     in E's hot list, looked at by every epoll_wait() without a system call. Items become hot when something happens to
 //           them and are armed again after they were idle for a while, and always before a thread sleeps.
+//           The list has the order of the kernel's: what becomes hot, is asked for anew or was reported goes to the end.
 // Hot items exist only while no thread sleeps in E, so that a sleeper is never the one who is not told; but for those that are ready:
 // then `more`, an eventfd in I, says so until nobody finds anything any more.
 //
@@ -216,51 +217,44 @@ int set_strip_nested(struct instance *ep, struct epoll_event *out, int n)
 
 // --- hot and armed ---
 
-// Takes what is ready among the hot items. The list is walked from the front; items that gave something go to its end by
-// being looked at last next time, so that no item starves another.
+// Takes what is ready among the hot items, from the front. Items that gave something go to the end, so that no item starves another.
 struct part set_collect(struct instance *ep, struct epoll_event *out, int max)
 {
-	int n = 0, ends = 0, *at = &ep->hot, tail = 0, *tail_at = &tail;
+	int n = 0, ends = 0, next, last = ep->hot_end;
 
-	while (*at && n < max) {
-		struct item *it = &ep->items[*at - 1];
+	for (int i = ep->hot; i && n < max; i = i == last ? 0 : next) {
+		struct item *it = &ep->items[i - 1];
 		struct ready r = {0};
 		uint32_t shown = it->w->reported == ep->round || is_quiet(it) ? 0 : look(it, &r);
 
-		if (shown) {
-			report(ep, it, shown, &out[n++]);
-			if (r.events & EPOLL_ENDS & ~it->w->told_ends && r.head == it->w->head) { // an end, not bytes
-				events_move_before(out + ends, n - 1 - ends, 1);
-				ends++;
-			}
-			it->w->head = shown & EPOLL_READABLE ? r.head : it->w->head;
-			it->w->told_ends = r.events & EPOLL_ENDS;
-			if (shown & EPOLL_WRITABLE) {
-				it->w->blocked = r.blocked;
-				it->w->unwritable = false;
-			}
-			it->w->idle = 0;
-			*tail_at = *at; // to the end
-			*at = it->w->next_hot;
-			it->w->next_hot = 0;
-			tail_at = &it->w->next_hot;
-		} else {
+		next = it->w->next_hot;
+		if (!shown) {
 			it->w->idle++;
-			at = &it->w->next_hot;
+			continue;
 		}
+		report(ep, it, shown, &out[n++]);
+		if (r.events & EPOLL_ENDS & ~it->w->told_ends && r.head == it->w->head) { // an end, not bytes
+			events_move_before(out + ends, n - 1 - ends, 1);
+			ends++;
+		}
+		it->w->head = shown & EPOLL_READABLE ? r.head : it->w->head;
+		it->w->told_ends = r.events & EPOLL_ENDS;
+		if (shown & EPOLL_WRITABLE) {
+			it->w->blocked = r.blocked;
+			it->w->unwritable = false;
+		}
+		it->w->idle = 0;
+		item_to_end(ep, it);
 	}
-	while (*at)
-		at = &ep->items[*at - 1].w->next_hot;
-	*at = tail;
 	return (struct part){n + collect_nested(ep, out + n, max - n), ends};
 }
 
 static void arm_idle(struct instance *ep)
 {
 	struct item *it;
-	int next;
+	int next, last = ep->hot_end;
 
-	for (int i = ep->hot; i; i = next) {
+	for (int i = ep->hot; i; i = i == last ? 0 : next) {
 		it = &ep->items[i - 1];
 		next = it->w->next_hot;
 		if (it->w->idle < IDLE_LOOKS)
@@ -271,14 +265,14 @@ static void arm_idle(struct instance *ep)
 	}
 }
 
-// Arms everything, then looks once more at everything that was hot.
+// Arms everything, then looks once more at everything that was hot. What is ready stays hot, in the order in which it was found.
 static bool arm_all(struct instance *ep)
 {
 	bool quiet = true;
 	struct item *it;
-	int next, list = ep->hot;
+	int next, last = ep->hot_end;
 
-	for (int i = list; i; i = next) {
+	for (int i = ep->hot; i; i = i == last ? 0 : next) {
 		it = &ep->items[i - 1];
 		next = it->w->next_hot;
 		item_arm(ep, it);
@@ -353,7 +347,7 @@ void set_harvest(struct instance *ep)
 
 	do {
 		n = ep->inner < 0 ? 0 : sys_call6(SYS_epoll_pwait, ep->inner, e, 64, 0, NULL, 8);
-		for (long i = n - 1; i >= 0; i--) { // heated last, looked at first
+		for (long i = 0; i < n; i++) {
 			if (!(e[i].data.u64 & BELL_MARK)) {
 				it = item_of_tag(ep, e[i].data.u64);
 				if (it)

@@ -33,6 +33,7 @@ RLM_EXPORT int epoll_create(int size)
 static void renew(struct instance *ep, struct item *it, const struct epoll_event *e)
 {
 	item_heat(ep, it);
+	item_to_end(ep, it);
 	it->events = e->events;
 	it->data = e->data.u64;
 	it->disabled = false;

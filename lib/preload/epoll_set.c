@@ -277,14 +277,24 @@ struct item *item_new(struct instance *ep, int fd, const struct epoll_event *e, 
 
 static void hot_remove(struct instance *ep, struct item *it)
 {
-	int *at = &ep->hot;
+	struct watch *w = it->w;
 
-	if (!it->w->hot)
+	if (!w->hot)
 		return;
-	while (*at != item_index(ep, it))
-		at = &ep->items[*at - 1].w->next_hot;
-	*at = it->w->next_hot;
-	it->w->hot = false;
+	*(w->prev_hot ? &ep->items[w->prev_hot - 1].w->next_hot : &ep->hot) = w->next_hot;
+	*(w->next_hot ? &ep->items[w->next_hot - 1].w->prev_hot : &ep->hot_end) = w->prev_hot;
+	w->hot = false;
+}
+
+static void hot_append(struct instance *ep, struct item *it)
+{
+	int index = item_index(ep, it);
+
+	it->w->hot = true;
+	it->w->next_hot = 0;
+	it->w->prev_hot = ep->hot_end;
+	*(ep->hot_end ? &ep->items[ep->hot_end - 1].w->next_hot : &ep->hot) = index;
+	ep->hot_end = index;
 }
 
 static void bell_remove(struct instance *ep, struct item *it)
@@ -342,13 +352,17 @@ void item_orphan(struct instance *ep, struct item *it)
 
 bool item_take(struct instance *ep, struct item *it, int doorbell)
 {
+	int *at;
+
 	if (!grow((void **)&ep->by_fd, &ep->by_fd_size, (uint32_t)(doorbell + 1), sizeof(*ep->by_fd)))
 		return false;
 	it->kind = ITEM_MOVED;
 	it->w->bell = doorbell;
-	if (doorbell >= 0) {
-		it->w->next_bell = ep->by_fd[doorbell];
-		ep->by_fd[doorbell] = item_index(ep, it);
+	if (doorbell >= 0) { // behind the others, which are few: those of one segment
+		for (at = &ep->by_fd[doorbell]; *at; at = &ep->items[*at - 1].w->next_bell)
+			;
+		it->w->next_bell = 0;
+		*at = item_index(ep, it);
 	}
 	it->w->ask_kernel = true;
 	ep->moved++;
@@ -392,11 +406,16 @@ void item_heat(struct instance *ep, struct item *it)
 	it->w->idle = 0;
 	if (b && b->bell_port)
 		atomic_store_explicit(&ep->spin.far, true, memory_order_relaxed);
-	if (it->w->hot)
+	if (!it->w->hot)
+		hot_append(ep, it);
+}
+
+void item_to_end(struct instance *ep, struct item *it)
+{
+	if (ep->hot_end == item_index(ep, it))
 		return;
-	it->w->hot = true;
-	it->w->next_hot = ep->hot;
-	ep->hot = item_index(ep, it);
+	hot_remove(ep, it);
+	hot_append(ep, it);
 }
 
 void item_arm(struct instance *ep, struct item *it)

@@ -55,7 +55,8 @@ struct watch {
 	uint32_t told_ends;   // EPOLL_ENDS as of the last report
 	uint32_t inner_edges; // ITEM_NESTED: the inner instance's edges as of the last report
 	int bell;	      // doorbell, -1
-	int next_hot;	      // index + 1 of an item, as are these two
+	int next_hot;	      // index + 1 of an item, as are these three
+	int prev_hot;
 	int next_bell;	      // items of one doorbell
 	int next_nested;
 	uint64_t head;	    // peer's head at the last report
@@ -87,7 +88,7 @@ struct instance {
 	uint32_t armed;	    // items
 	uint32_t orphans;   // items whose number is closed
 	uint32_t serial;
-	int hot;	    // index + 1
+	int hot, hot_end;   // the first and the last hot item, index + 1
 	int nested;	    // index + 1
 	int free;	    // index + 1
 	uint32_t used;	    // entries of `items` ever used
@@ -153,7 +154,10 @@ static inline bool item_is_in_inner(const struct item *it)
 // Its connection leaves the slot: nothing there is listened for any more.
 void item_leaves(struct instance *ep, struct item *it);
 void item_disarm(struct instance *ep, struct item *it);
+// Makes it hot, as the last one. What is hot stays where it is.
 void item_heat(struct instance *ep, struct item *it);
+// It is hot: as the last one.
+void item_to_end(struct instance *ep, struct item *it);
 // Has the doorbell rung for it.
 void item_arm(struct instance *ep, struct item *it);
 // The first item of a doorbell; the others by next_bell.

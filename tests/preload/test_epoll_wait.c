@@ -253,6 +253,41 @@ static void in_order(void **state)
 	close(ep);
 }
 
+// Several that become writable by being asked for it one after the other, twice: what is told goes behind the others that are ready.
+static void in_order_of_requests(void **state)
+{
+	static const int order[] = {3, 0, 2, 1};
+	struct epoll_event events[8];
+	struct pair *p = *state, others[3], *all[] = {p, &others[0], &others[1], &others[2]};
+	int ep = instance();
+
+	for (int i = 0; i < 4; i++) {
+		if (i) {
+			pair_open(all[i], p->family);
+			pair_settle(all[i]);
+		}
+		pair_touch(all[i]);
+		pair_wait_bound(all[i]);
+		add(ep, all[i]->b, EPOLLIN);
+	}
+	for (int turn = 0; turn < 2; turn++) {
+		assert_returns(epoll_wait(ep, events, 8, turn), 0);
+		for (int i = 0; i < 4; i++)
+			modify(ep, all[order[i]]->b, EPOLLIN | EPOLLOUT);
+		for (int time = 0; time < 3; time++) {
+			assert_returns(epoll_wait(ep, events, 8, DEADLINE_MS), 4);
+			for (int i = 0; i < 4; i++)
+				assert_returns(events[i].data.u64, EPOLL_DATA(all[order[i]]->b));
+		}
+		for (int i = 0; i < 4; i++)
+			modify(ep, all[i]->b, EPOLLIN);
+	}
+	for (int i = 0; i < 3; i++)
+		pair_close(&others[i]);
+	close(ep);
+	pair_check_ring(p);
+}
+
 static void times_out(void **state)
 {
 	struct pair *p = *state;
@@ -281,6 +316,7 @@ static const struct CMUnitTest tests[] = {
     TEST_FAMILY(fairness),
     TEST_SETTLED(mixed),
     TEST_SETTLED(in_order),
+    TEST_SETTLED(in_order_of_requests),
     TEST_SETTLED(times_out),
 };
 // clang-format on
