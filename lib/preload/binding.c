@@ -132,6 +132,7 @@ static bool try_bind(struct rlm_conn *c, struct link *l, struct segment *s, cons
 	}
 	fill_bound(b, c, l, s, m);
 	s->bound++;
+	s->slot[m->slot].conn = conn_index(&arena, c) + 1;
 	bind_conn(c, b, fd);
 	log_debug("fd %d bound to slot %u of segment %u with %s[%u]", fd, m->slot, m->segment, l->peer_command,
 		  l->peer_pid);

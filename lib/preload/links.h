@@ -23,6 +23,10 @@ struct segment {
 	int channel;   // the event channel that rings for us, -1: the peer writes doorbell_mine itself
 	uint32_t port; // of doorbell_peer, 0: an eventfd
 	bool no_fork;  // RLM_SEGMENT_NO_FORK
+	struct {
+		uint32_t conn; // index + 1 of the connection that got it last
+		uint32_t bell; // the peer's, when `channel` rang last
+	} slot[RLM_SLOTS_MAX];
 };
 
 struct link {

@@ -83,33 +83,44 @@ void binding_answer_peers(void)
 	for_each_bound(answer_one);
 }
 
-static struct {
-	uint64_t link;
-	uint32_t segment;
-} rung;
-
-static void wake_if_rung(struct rlm_conn *c)
+// The peer's bell tells which slots its event channel rang for. true: somebody sleeps there in poll or epoll.
+static bool slot_rang(const struct link *l, struct segment *s, uint32_t slot)
 {
-	const struct rlm_bound *b = stream_bound(c);
+	uint32_t bell = atomic_load_explicit(&segment_slot(s->peer, slot)->bell, memory_order_relaxed);
+	const struct rlm_bound *b;
+	struct rlm_conn *c;
 
-	if (b && b->link == rung.link && b->segment == rung.segment)
+	if (!s->slot[slot].conn || bell == s->slot[slot].bell)
+		return false;
+	s->slot[slot].bell = bell;
+	c = &arena.conns[s->slot[slot].conn - 1];
+	b = stream_bound(c);
+	if (b && b->link == l->id && b->segment == s->number && b->slot == slot)
 		wake_conn(c);
+	// What the peer published before it rang is here. Pairs with the fence in wake_listen(): whoever listens later sees it.
+	atomic_thread_fence(memory_order_seq_cst);
+	return atomic_load_explicit(&segment_slot(s->mine, slot)->waiting, memory_order_relaxed) & (RLM_WAIT_RX_FD | RLM_WAIT_TX_FD);
 }
 
 // An event channel rang: its news is for the eventfd that threads poll and for those that sleep in blocking calls.
 void binding_channel_rang(int channel)
 {
+	bool polled = false;
 	struct segment *s;
 	struct link *l = link_of_channel(channel, &s);
 
 	if (!l)
 		return;
-	sys_ring(s ? s->doorbell_mine : l->control_mine, 0);
-	if (!s)
+	if (!s) {
+		sys_ring(l->control_mine, 0);
 		return;
-	rung.link = l->id;
-	rung.segment = s->number;
-	for_each_bound(wake_if_rung);
+	}
+	if (*l->here != l->location) // its memory is of another place
+		return;
+	for (uint32_t slot = 0; slot < s->slots; slot++)
+		polled |= slot_rang(l, s, slot);
+	if (polled)
+		sys_ring(s->doorbell_mine, 0);
 }
 
 static uint64_t lost_link;
