@@ -132,6 +132,8 @@ bed_start() {
 		sleep 0.2
 	done
 	bed_monitor cont >/dev/null
+	# QEMU's main thread is not to be interrupted between a device's interrupt and the kick that tells of it, see ARCHITECTURE.md.
+	chrt --fifo --pid 1 "$bed_qemu" 2>/dev/null
 	bed_answers "$bed_dom0" && on "$bed_dom0" "for name in ${bed_domains[*]}; do xl unpause \$name; done" || return 1
 	for name in "${bed_domains[@]}"; do
 		bed_answers "$name" || return 1

@@ -4,10 +4,10 @@
 #
 #   tests/xen/migrate.sh [--type pvh|pv] [--long] [--keep] [PART...]
 #
-# PARTS: save local refused broker lost hosts; all without one. All but the last take one machine, that of run.sh. save and hosts: redis under
+# PARTS: save old local refused broker lost hosts; all without one. All but the last take one machine, that of run.sh. save and hosts: redis under
 # redis-benchmark, iperf3 and a checked stream both ways run between u1 and u2, while these are saved and restored, or move from host to host; 4 moves, or 12
 # with --long, by xl migrate and rlmctl migrate in turn. The same without librlm (4 moves) is the yardstick; the table at the end compares.
-# PV domains cannot be moved live, for Debian's hypervisor is built without what that takes; save and broker do without, and lost damages their memory.
+# PV domains cannot be moved live, for Debian's hypervisor is built without what that takes; save, old and broker do without, and lost damages their memory.
 # --keep, RLM_BUILD, RLM_XEN_NICE: as in run.sh. The last line is "N passed, N failed".
 set -u
 
@@ -16,7 +16,7 @@ set -u
 # shellcheck source=tests/xen/moves.sh
 . "$here/moves.sh"
 
-options 'save local refused broker lost hosts' '' '--type --keep --long' "$@"
+options 'save old local refused broker lost hosts' '' '--type --keep --long' "$@"
 as_root_again "$@"
 moves=(u1 u2 u1 u2)
 [ "$long" = no ] || moves+=(u2 u1 u2 u1 u1 u1 u2 u2)

@@ -21,7 +21,7 @@ type=pvh keep=no long=no
 parts=()
 dom0s=(dom0) # of all machines
 repeated=()  # parts
-triple_faults_known=0
+faults_known=0
 
 options() {
 	local all=$1 more=$2 switches=$3
@@ -77,17 +77,18 @@ cleanup() {
 
 # After a part that failed: ends whatever it left. If the emulator has ended a domain meanwhile the part has proved nothing: it is repeated, at most twice.
 tidily() {
-	local tries=1
+	local tries=1 faults
 	until "$@"; do
 		evidence
 		tidy
-		[ "$(triple_faults)" -gt "$triple_faults_known" ] || return 1
-		triple_faults_known=$(triple_faults)
+		faults=$(emulator_faults)
+		[ "$faults" -gt "$faults_known" ] || return 1
+		faults_known=$faults
 		[ $tries -lt 3 ] || {
-			echo "== a triple fault of the emulator for the third time (ARCHITECTURE.md): ${1#part_} is given up"
+			echo "== the emulator has ended a domain for the third time (ARCHITECTURE.md): ${1#part_} is given up"
 			return 1
 		}
-		echo "== a triple fault of the emulator has ended a domain (ARCHITECTURE.md): ${1#part_} does not count, and once more with new domains"
+		echo "== the emulator has ended a domain (ARCHITECTURE.md): ${1#part_} does not count, and once more with new domains"
 		domains_again || return 1
 		repeated+=("${1#part_}")
 		tries=$((tries + 1))
@@ -106,6 +107,6 @@ parts_run() {
 		echo "Press Enter to end it."
 		read -r
 	fi
-	[ ${#repeated[@]} = 0 ] || echo "repeated after a triple fault of the emulator: ${repeated[*]}"
+	[ ${#repeated[@]} = 0 ] || echo "repeated, for the emulator had ended a domain: ${repeated[*]}"
 	summary
 }
