@@ -16,8 +16,8 @@
 #include "clock.h"
 #include "wake.h"
 
-#define ALIVE_CHECK NS_PER_S
-#define RING_CHUNK  (32u << 10) // handed over at once, so that both ends copy at the same time
+#define ALIVE_CHECK_S 1
+#define RING_CHUNK    (32u << 10) // handed over at once, so that both ends copy at the same time
 
 struct ring_end {
 	struct rlm_conn conn;
@@ -123,13 +123,12 @@ static int sleep_once(struct ring_end *e, const _Atomic uint64_t *word, uint64_t
 	struct rlm_bound *b = &e->bound;
 	const _Atomic uint32_t *bell = &b->tx.peer->bell;
 	uint32_t seen = atomic_load_explicit(bell, memory_order_acquire);
-	uint64_t until = clock_now() + ALIVE_CHECK;
-	struct timespec t = {.tv_sec = (time_t)(until / NS_PER_S), .tv_nsec = (long)(until % NS_PER_S)};
+	const struct timespec alive = {.tv_sec = ALIVE_CHECK_S};
 	int r = 0;
 
 	wake_listen(b, bit);
 	if (atomic_load_explicit(word, memory_order_relaxed) == old && !(bit == RLM_WAIT_RX_FUTEX && finished(e)))
-		r = (int)sys_futex_wait2(bell, seen, &e->conn.events, 0, &t);
+		r = (int)sys_futex_wait(bell, seen, &alive);
 	wake_unlisten(b, bit);
 	return r == -ETIMEDOUT && peer_is_gone(e) ? -ECONNRESET : 0;
 }

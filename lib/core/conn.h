@@ -52,6 +52,7 @@ struct rlm_conn {
 		_Atomic uint32_t looks; // how often others have been looked for, while RLM_CONN_INHERITED
 	};
 	_Atomic int32_t ghost;   // descriptor + 1 that keeps the socket for `users` after the application closed it
+	const _Atomic uint32_t *_Atomic bell; // of the peer, since it was bound last; for wake_conn()
 };
 
 enum rlm_tx_state {

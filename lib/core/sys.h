@@ -147,6 +147,12 @@ static inline long sys_futex_wait(const _Atomic uint32_t *word, uint32_t value, 
 	return sys_call4(SYS_futex, word, FUTEX_WAIT, value, timeout);
 }
 
+// deadline: absolute CLOCK_MONOTONIC. -EINTR for any handler.
+static inline long sys_futex_wait_until(const _Atomic uint32_t *word, uint32_t value, const struct timespec *deadline)
+{
+	return sys_call6(SYS_futex, word, FUTEX_WAIT_BITSET, value, deadline, NULL, FUTEX_BITSET_MATCH_ANY);
+}
+
 static inline long sys_futex_wake(const _Atomic uint32_t *word, int count)
 {
 	return sys_call3(SYS_futex, word, FUTEX_WAKE, count);

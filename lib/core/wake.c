@@ -123,11 +123,19 @@ void wake_unlisten(struct rlm_bound *b, uint32_t bit)
 	rlm_lock_drop(&b->wait_lock);
 }
 
+bool wake_one_word;
+
 void wake_conn(struct rlm_conn *c)
 {
+	const _Atomic uint32_t *bell;
+
 	atomic_fetch_add_explicit(&c->events, 1, memory_order_seq_cst);
-	if (atomic_load_explicit(&c->users, memory_order_seq_cst))
-		sys_futex_wake(&c->events, BELL_EVERYBODY);
+	if (!atomic_load_explicit(&c->users, memory_order_seq_cst))
+		return;
+	sys_futex_wake(&c->events, BELL_EVERYBODY);
+	bell = atomic_load_explicit(&c->bell, memory_order_relaxed);
+	if (__builtin_expect(wake_one_word && bell, 0))
+		sys_futex_wake(bell, BELL_EVERYBODY); // an old one: wakes nobody, or somebody for nothing
 }
 
 static uint32_t spin_most;

@@ -73,6 +73,12 @@ void wake_be_light(struct rlm_bound *b);
 // Bumps the connection's own event count and wakes whoever sleeps on it in this family.
 void wake_conn(struct rlm_conn *c);
 
+// No futex_waitv(2): it came with Linux 5.16, and filters of system calls that are older than it, as containers have, do not let it through.
+// Who sleeps in a call then sleeps on the bell alone. wake_conn() wakes it there too, but the kernel does not compare `events`
+// for it: news that come between its last look and its sleep are missed. So it wakes up to look, at first soon, then ever more seldom (stream_wait.c).
+// Set before anybody sleeps.
+extern bool wake_one_word;
+
 // Spinning. A budget is in ticks (about CPU cycles), one per direction, and follows success: it grows while spinning pays and halves
 // when it does not. When it is down, sleeps that were short enough to be spun away bring it back to what they took, after a number of them; a long one
 // takes a few from the count. That number doubles each time spinning then fails, so that a crowded machine is soon left in peace.

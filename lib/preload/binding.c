@@ -91,6 +91,7 @@ static void bind_conn(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	rlm_lock_take(&c->rx_lock);
 	stream_read_timeouts(b, fd);
 	read_flags(c, fd);
+	atomic_store_explicit(&c->bell, &b->tx.peer->bell, memory_order_relaxed);
 	atomic_store_explicit(&c->bound, (uint32_t)(b - arena.bounds) + 1, memory_order_seq_cst);
 	// Whoever bars a connection sets the flag, then looks at `bound`; we set `bound`, then look at the flag.
 	if (!watched || c->flags & (RLM_CONN_BARRED | RLM_CONN_HELD | RLM_CONN_CLOSING))

@@ -29,16 +29,23 @@
 
 static struct rlm_lock lock; // handlers that would wait for it are put off
 bool signals_watching;       // SIGSEGV and SIGBUS are ours
-__thread _Atomic uint32_t signals_handled;
+__thread _Atomic uint32_t signals_handled, signals_ending;
 static struct {
 	void (*_Atomic handler)(int, siginfo_t *, void *);
 	struct sigaction installed; // as the kernel has it
 	int flags;                  // as the kernel would have them without us
 } actions[SIGNALS];
 
+static void count(_Atomic uint32_t *mine)
+{
+	atomic_store_explicit(mine, atomic_load_explicit(mine, memory_order_relaxed) + 1, memory_order_relaxed);
+}
+
 static void run(void (*handler)(int, siginfo_t *, void *), int signal, siginfo_t *info, void *context)
 {
-	atomic_store_explicit(&signals_handled, atomic_load_explicit(&signals_handled, memory_order_relaxed) + 1, memory_order_relaxed);
+	count(&signals_handled);
+	if (!(actions[signal].flags & SA_RESTART))
+		count(&signals_ending);
 	handler(signal, info, context);
 }
 

@@ -17,8 +17,7 @@
 
 #define BINDINGS 16384u
 
-// futex_waitv came with Linux 5.16, and a sandbox may forbid it.
-static bool kernel_is_good(void)
+static bool has_futex_waitv(void)
 {
 	_Atomic uint32_t word = 1;
 
@@ -41,10 +40,9 @@ static bool make_tables(void)
 {
 	cpu_set_t cpus;
 
-	if (!kernel_is_good()) {
-		log_warn("this kernel has no futex_waitv, everything stays on TCP");
-		return false;
-	}
+	wake_one_word = !has_futex_waitv();
+	if (wake_one_word)
+		log_info("no futex_waitv here (Linux before 5.16, or a filter of system calls): poll takes a little longer");
 	CPU_ZERO(&cpus);
 	sched_getaffinity(0, sizeof(cpus), &cpus);
 	wake_init((unsigned)CPU_COUNT(&cpus), settings.spin_most);

@@ -109,7 +109,7 @@ static int evaluate(struct polling *p)
 		// Bound while we slept: what the kernel shows may be a frame.
 		if (e->kind == ENTRY_PLAIN && events && atomic_load_explicit(&e->conn->bound, memory_order_acquire))
 			e->kind = ENTRY_BOUND;
-		if (e->kind == ENTRY_BOUND) {
+		if (e->kind == ENTRY_BOUND && !(events & POLLNVAL)) { // else it was closed meanwhile
 			ready_note_kernel(e->conn, e->events, (uint16_t)p->shadow[i].events, events);
 			r = ready_now(e->conn, p->fds[i].fd, (uint16_t)p->fds[i].events, (uint16_t)p->shadow[i].events, events);
 			e->head = r.head;
@@ -325,7 +325,7 @@ static unsigned collect_words(const struct polling *p, struct futex_waitv *words
 {
 	unsigned n = 0;
 
-	if (p->mask || !needs_no_kernel(p)) // a futex does not change the signal mask
+	if (p->mask || wake_one_word || !needs_no_kernel(p)) // a futex does not change the signal mask
 		return 0;
 	words[n++] = sys_word(&signals_handled, p->signals);
 	for (nfds_t i = 0; i < p->n; i++) {

@@ -9,6 +9,8 @@
 // Handlers of the application that have begun in this thread. A sleep that any handler is to end sleeps on this word too: the kernel
 // looks at it again after a handler with SA_RESTART.
 extern __thread _Atomic uint32_t signals_handled;
+// Those of them without SA_RESTART.
+extern __thread _Atomic uint32_t signals_ending;
 
 extern bool signals_watching;
 

@@ -19,6 +19,47 @@ static void leave_sleep(void *arg)
 	a->abandon(a->arg);
 }
 
+static bool has_changed(const struct futex_waitv *words, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (atomic_load_explicit((const _Atomic uint32_t *)(uintptr_t)words[i].uaddr, memory_order_acquire) != words[i].val)
+			return true;
+	return false;
+}
+
+static bool is_before(const struct timespec *a, const struct timespec *b)
+{
+	return a->tv_sec < b->tv_sec || (a->tv_sec == b->tv_sec && a->tv_nsec < b->tv_nsec);
+}
+
+#define LOOK_FIRST 10000000u // ns
+#define LOOK_LAST 1000000000u
+
+// As sys_futex_wait_any(), where there is none, see wake_one_word. The first word is the one that is to be fast.
+static long sleep_on_first(const struct futex_waitv *words, unsigned n, const struct timespec *deadline)
+{
+	const _Atomic uint32_t *first = (const _Atomic uint32_t *)(uintptr_t)words[0].uaddr;
+	uint32_t handled = signals_handled, ending = signals_ending;
+	struct deadline look = {0};
+	bool last;
+	long r;
+
+	for (uint64_t pause = LOOK_FIRST; !has_changed(words, n); pause = pause < LOOK_LAST / 2 ? pause * 2 : LOOK_LAST) {
+		if (signals_ending != ending)
+			return -EINTR;
+		look.set = false;
+		deadline_start(&look, pause);
+		last = deadline && is_before(deadline, &look.at);
+		r = sys_futex_wait_until(first, (uint32_t)words[0].val, last ? deadline : &look.at);
+		// With a time-out the kernel restarts nothing. Without, it would have, unless a handler says otherwise.
+		if (r == -EINTR && !deadline && signals_handled != handled)
+			handled = signals_handled;
+		else if (r != -ETIMEDOUT || last)
+			return r;
+	}
+	return -EAGAIN;
+}
+
 long stream_sleep(const struct futex_waitv *words, unsigned n, const struct timespec *deadline, void (*abandon)(void *), void *arg)
 {
 	struct abandoned abandoned = {abandon, arg};
@@ -28,7 +69,7 @@ long stream_sleep(const struct futex_waitv *words, unsigned n, const struct time
 
 	_pthread_cleanup_push(&cleanup, leave_sleep, &abandoned);
 	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &type);
-	r = sys_futex_wait_any(words, n, deadline);
+	r = wake_one_word ? sleep_on_first(words, n, deadline) : sys_futex_wait_any(words, n, deadline);
 	pthread_setcanceltype(type, NULL);
 	_pthread_cleanup_pop(&cleanup, 0);
 	return r;
@@ -39,10 +80,10 @@ unsigned stream_words(const struct rlm_conn *c, const struct rlm_bound *b, struc
 	const _Atomic uint32_t *bell = &b->tx.peer->bell;
 	unsigned n = 0;
 
-	words[n++] = sys_word(&c->events, atomic_load_explicit(&c->events, memory_order_acquire));
 	// What another kernel writes wakes nobody here: the helper thread passes its doorbell on to the connection's own count.
 	if (!b->bell_port)
 		words[n++] = sys_word(bell, atomic_load_explicit(bell, memory_order_acquire));
+	words[n++] = sys_word(&c->events, atomic_load_explicit(&c->events, memory_order_acquire));
 	return n;
 }
 

@@ -2,6 +2,8 @@
 // close: resets, linger, while others are inside a call.
 #include "pair.h"
 
+#include <sys/eventfd.h>
+
 // b closes with bytes unread, and a has heard of it.
 static void close_unread(struct pair *p)
 {
@@ -181,14 +183,23 @@ static int poll_in(void *arg)
 	return count == 1 ? item.revents : -1;
 }
 
-// A poll that is woken looks its numbers up again.
-static void close_while_polling(void **state)
+// Beside something else that stays quiet.
+static int poll_in_company(void *arg)
 {
-	struct pair *p = *state;
+	struct pollfd items[2] = {{.fd = *(int *)arg, .events = POLLIN}, {.fd = eventfd(0, 0), .events = POLLIN}};
+	int count = poll(items, 2, -1);
+
+	close(items[1].fd);
+	return count == 1 ? items[0].revents : -1;
+}
+
+// A poll that is woken looks its numbers up again.
+static void close_while_in(struct pair *p, int (*call)(void *))
+{
 	struct sleeper sleeper;
 	int fd = p->b;
 
-	sleeper_start(&sleeper, poll_in, &fd);
+	sleeper_start(&sleeper, call, &fd);
 	close_end(&p->b);
 	assert_that(!sleeper_done(&sleeper, QUIET_MS));
 	send_text(p->a, "x");
@@ -196,6 +207,16 @@ static void close_while_polling(void **state)
 	// It was the last user, and the byte was not read.
 	assert_that(wait_for(p->a, POLLHUP, DEADLINE_MS));
 	assert_returns(socket_error(p->a), ECONNRESET);
+}
+
+static void close_while_polling(void **state)
+{
+	close_while_in(*state, poll_in);
+}
+
+static void close_while_polling_in_company(void **state)
+{
+	close_while_in(*state, poll_in_company);
 }
 
 static void close_while_sending(void **state)
@@ -259,6 +280,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(close_while_receiving),
     TEST_SETTLED(close_while_receiving_then_end),
     TEST_SETTLED(close_while_polling),
+    TEST_SETTLED(close_while_polling_in_company),
     TEST_SETTLED(close_while_sending),
 };
 // clang-format on
