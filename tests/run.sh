@@ -70,7 +70,10 @@ fi
 
 start=$SECONDS
 wanted unit && part unit twice unit
-wanted preload && part preload twice "$root/tests/preload/run.py" --build "$build" --jobs 6
+if wanted preload; then
+	part preload twice "$root/tests/preload/run.py" --build "$build" --jobs 6
+	part preload-no-waitv twice "$root/tests/preload/run.py" --build "$build" --jobs 6 --no-waitv --states ring,flap
+fi
 wanted model && part_script model "$root/tests/model/run.sh"
 wanted apps && part apps "$root/tests/apps/run.sh" --all # each row that fails is tried once more there
 wanted chaos && part chaos twice "$root/tests/chaos/run.sh" "${CHAOS_SECONDS:-60}"

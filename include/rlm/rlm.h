@@ -37,7 +37,7 @@ enum rlm_carrier {
 	X(LIMIT, 9, "limit reached")                                                                                   \
 	X(UNNAMED, 10, "cannot be identified for certain")                                                             \
 	X(DISABLED, 11, "disabled by configuration")                                                                   \
-	X(KERNEL, 12, "kernel lacks futex_waitv")                                                                      \
+	X(KERNEL, 12, "kernel lacks what is needed")                                                                   \
 	X(SHARED, 13, "shared with another process")                                                                   \
 	X(STDIO, 14, "used through stdio")                                                                             \
 	X(OPTION, 15, "uses a socket option or flag that only TCP has")                                                \

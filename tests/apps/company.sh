@@ -75,7 +75,7 @@ address_sanitizer() {
 	flags=-fsanitize=address example_echo 10000 sh -c "$in_company" company "$(gcc -print-file-name=libasan.so)" ''
 }
 thread_sanitizer() { flags=-fsanitize=thread example_echo 10000; }
-# It knows no futex_waitv(), so all stays on TCP.
+# It knows no futex_waitv().
 under_valgrind() { flags='' example_echo 1000 valgrind -q; }
 
 whole_session() {
@@ -97,6 +97,6 @@ row "socket_wrapper in front of us" plain wrapper_front
 row "socket_wrapper behind us" plain wrapper_behind
 row "built with AddressSanitizer" ring address_sanitizer
 row "built with ThreadSanitizer" ring thread_sanitizer
-row "under valgrind" plain under_valgrind
+row "under valgrind" ring under_valgrind
 row "a shell session" any whole_session
 row "a shell session, no broker" any whole_session broker=none
