@@ -80,7 +80,7 @@ static int carry_out(int session, int there, const struct move *move, const char
 	json_t *here_status = session_request(session, "move", json_pack("{ss}", "cmd", "status"));
 	json_t *there_status = session_request(there, "move", json_pack("{ss}", "cmd", "status"));
 	json_t *quiet = NULL, *arrived = NULL, *departed = NULL;
-	double start = now(), quiet_at = start;
+	double start = now(), quiet_at;
 
 	if (!here_status || !there_status)
 		goto out;

@@ -53,7 +53,7 @@ static void table_print(struct table *table)
 			widths[i % table->columns] = width;
 	}
 	for (size_t i = 0; i < table->lines * table->columns; i++) {
-		unsigned column = i % table->columns;
+		size_t column = i % table->columns;
 
 		if (column == table->columns - 1)
 			printf("%s\n", table->cells[i]);

@@ -250,7 +250,7 @@ void wake_slept(struct rlm_spin *spin, uint64_t ticks)
 	if (budget >= RLM_SPIN_MIN && budget >= ticks) {
 		streak = 0;
 	} else if (ticks / 2 >= spin_most) { // not a short one
-		streak = streak > RLM_SPIN_SETBACK ? streak - RLM_SPIN_SETBACK : 0;
+		streak = streak > RLM_SPIN_SETBACK ? (uint16_t)(streak - RLM_SPIN_SETBACK) : 0;
 	} else if (++streak >= atomic_load_explicit(&spin->wanted, memory_order_relaxed)) {
 		streak = 0;
 		budget = (uint32_t)(ticks + ticks / 4);
