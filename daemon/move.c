@@ -134,15 +134,18 @@ void rlmd_move_linked(struct rlmd_broker *broker)
 
 static json_t *error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+// Never NULL, which would mean that nothing is wrong.
 static json_t *error(const char *format, ...)
 {
 	char text[512];
 	va_list ap;
+	json_t *json;
 
 	va_start(ap, format);
 	vsnprintf(text, sizeof(text), format, ap);
 	va_end(ap);
-	return json_pack("{ss}", "error", text);
+	json = json_pack("{ss}", "error", text);
+	return json ? json : json_null(); // which needs no memory
 }
 
 static json_t *not_allowed(const struct rlmd_client *asking)

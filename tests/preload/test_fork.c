@@ -372,10 +372,11 @@ static void *traffic_main(void *arg)
 {
 	struct traffic *t = arg;
 
-	for (; !t->stop; t->moved += 500) {
+	do {
 		send_pattern(t->from, 6, t->moved, 500);
 		recv_pattern(t->to, 6, t->moved, 500);
-	}
+		t->moved += 500;
+	} while (!t->stop);
 	return NULL;
 }
 
