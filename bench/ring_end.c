@@ -52,8 +52,8 @@ static struct ring_end *end_new(uint32_t ring_size, int alive, int memfd, unsign
 	peer = (uint8_t *)e->map + !side * region;
 	e->bound.conn = &e->conn;
 	e->bound.doorbell_peer = -1;
-	e->bound.tx = (struct rlm_ring){region_slot(mine), region_slot(peer), mine + rlm_data_offset(1), ring_size, 0, 0};
-	e->bound.rx = (struct rlm_ring){region_slot(mine), region_slot(peer), peer + rlm_data_offset(1), ring_size, 0, 0};
+	e->bound.tx = (struct rlm_ring){region_slot(mine), region_slot(peer), mine + rlm_data_offset(1), ring_size, 0, 0, ring_size, ring_size / 4};
+	e->bound.rx = (struct rlm_ring){region_slot(mine), region_slot(peer), peer + rlm_data_offset(1), ring_size, 0, 0, ring_size, ring_size / 4};
 	wake_spin_init(&e->bound.rx_spin, false);
 	wake_spin_init(&e->bound.tx_spin, false);
 	wake_init((unsigned)sysconf(_SC_NPROCESSORS_ONLN), RLM_SPIN_MAX);

@@ -25,6 +25,8 @@
 //   rx_past    owner: the cut of round r is behind it, no thread is left in the kernel that could take what follows for payload
 //   rx_ask     owner: it asks to get round r back on TCP, from its tail on; RLM_ASK_LEFT: it has closed
 //   rx_leave   owner: it would like round r to end
+//   grain      owner, as a sender: it is to be woken, if it waits for room, each time that the tail passes a multiple of this. It
+//              changes only when the ring is empty, and a wrong value costs the owner a wake-up, or the peer some that nobody needs
 //   cut        owner: TCP byte count at which the current round begins
 //   end        owner: ring position at which the last round ended, RLM_END_VOID: it never really began
 //
@@ -37,7 +39,7 @@
 #include <stdint.h>
 
 #define RLM_LAYOUT_MAGIC 0x67654d52u // "RMeg"
-#define RLM_LAYOUT_VERSION 3u
+#define RLM_LAYOUT_VERSION 4u
 #define RLM_CACHELINE 64
 #define RLM_SLOTS_OFFSET 4096u
 #define RLM_SLOTS_MAX 64u
@@ -66,6 +68,7 @@ struct rlm_slot_shared {
 	_Atomic uint32_t rx_past;
 	_Atomic uint32_t rx_ask;
 	_Atomic uint32_t rx_leave;
+	_Atomic uint32_t grain;
 	_Atomic uint64_t cut;
 	_Atomic uint64_t end;
 	_Atomic uint64_t held;

@@ -36,6 +36,8 @@ static inline bool cutover_tx_is_let_go(const struct rlm_bound *b)
 // tx_lock. The current round shall end, as tx_stop says as well; but another one may begin after it. cutover_tx() sees to it, once the ring
 // is empty.
 void cutover_tx_wish(struct rlm_bound *b);
+// tx_lock. What the program wants under way at most, see tcp_send_limit(): at once, or in the next round.
+void cutover_tx_limit(struct rlm_bound *b, uint64_t limit);
 // tx_lock. It must end even if nobody reads: cutover_tx() has the receiver ask back.
 void cutover_tx_need(struct rlm_bound *b);
 // tx_lock. Lets the receiver see what is held back.
@@ -149,6 +151,8 @@ int64_t tcp_written(int fd);
 // The same, confirmed by a second count, or -EUCLEAN: the first one is too high after segments were refused by this host's own firewall
 // or device queue. active: this end called connect().
 int64_t tcp_written_confirmed(int fd, bool active);
+// What TCP takes of a program that has set SO_SNDBUF, as long as the peer reads nothing; UINT64_MAX: it has not.
+uint64_t tcp_send_limit(int fd);
 // A kernel call of ours met an error (-errno) of the connection, which the kernel tells once: kept for the application's next call.
 void cutover_keep_error(struct rlm_bound *b, int64_t error);
 // The same as -errno, 0: none. Whoever takes it tells it.

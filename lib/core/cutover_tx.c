@@ -112,8 +112,16 @@ void cutover_tx_pay(struct rlm_bound *b, int fd)
 	pay(b, fd, false);
 }
 
-// The store of tx_round (release) publishes `cut` and precedes the frame: a receiver that has the frame sees the round.
-static bool begin(struct rlm_bound *b, uint32_t round, uint64_t cut)
+// The ring is empty, since who offers a round has taken all of the last one: the receiver sees the grain with the next byte, at the latest.
+static void set_limit(struct rlm_bound *b, uint64_t limit)
+{
+	b->tx.cached = ring_head(&b->tx);
+	ring_set_limit(&b->tx, limit);
+	atomic_store_explicit(&b->tx.mine->grain, (uint32_t)b->tx.grain, memory_order_relaxed);
+}
+
+// The store of tx_round (release) publishes `cut` and `grain`, and precedes the frame: a receiver that has the frame sees the round.
+static bool begin(struct rlm_bound *b, uint32_t round, uint64_t cut, uint64_t limit)
 {
 	struct rlm_slot_shared *mine = b->tx.mine;
 	const uint8_t frame = RLM_FRAME_CUT;
@@ -123,6 +131,7 @@ static bool begin(struct rlm_bound *b, uint32_t round, uint64_t cut)
 	// After a round that was taken back, head is beyond its end; everything up to it went over TCP.
 	atomic_store_explicit(&mine->head, b->tx_end, memory_order_relaxed);
 	atomic_store_explicit(&mine->held, b->tx_end, memory_order_relaxed);
+	set_limit(b, limit);
 	atomic_store_explicit(&mine->cut, cut, memory_order_relaxed);
 	atomic_store_explicit(&mine->tx_round, 2 * b->tx_round - 1, memory_order_release);
 	// The receiver may have withdrawn its offer meanwhile: it stores rx_ask, then looks at tx_round; we store tx_round, then look at
@@ -188,6 +197,16 @@ void cutover_tx_wish(struct rlm_bound *b)
 {
 	b->tx_wish = b->tx_state == TX_RING;
 	atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
+}
+
+void cutover_tx_limit(struct rlm_bound *b, uint64_t limit)
+{
+	if (b->tx_state != TX_RING || b->tx.limit == (limit < b->tx.size ? limit : b->tx.size))
+		return;
+	if (ring_is_empty(&b->tx))
+		set_limit(b, limit);
+	else
+		cutover_tx_wish(b);
 }
 
 // The receiver wants the round back: everything it has not taken is sent again on TCP.
@@ -320,7 +339,7 @@ enum tx_way cutover_tx(struct rlm_conn *c, struct rlm_bound *b, int fd, bool mor
 	round = may_begin(c, b);
 	if (round) {
 		written = tcp_written_confirmed(fd, c->flags & RLM_CONN_ACTIVE);
-		if (written >= 0 && begin(b, round, (uint64_t)written)) {
+		if (written >= 0 && begin(b, round, (uint64_t)written, tcp_send_limit(fd))) {
 			end_if_wanted(b, fd);
 			pay(b, fd, false);
 			if (b->tx_dead) // the peer is gone: the kernel tells the caller, nothing was put into the ring

@@ -23,6 +23,8 @@ struct rlm_ring {
 	uint64_t size;  // a power of two
 	uint64_t cached;
 	uint64_t last; // consumer, if not 0: the producer is gone, and its bytes end here, beyond what `head` says
+	uint64_t limit; // producer: so many bytes may be in it, `size` or less
+	uint64_t grain; // producer: a power of two, a quarter of the limit or less: room that is worth waking for
 };
 
 #define RLM_RING_BROKEN UINT64_MAX
@@ -58,14 +60,22 @@ static inline bool ring_is_empty(const struct rlm_ring *r)
 	return atomic_load_explicit(&r->peer->tail, memory_order_acquire) == ring_next(r);
 }
 
+static inline void ring_set_limit(struct rlm_ring *r, uint64_t limit)
+{
+	r->limit = limit < r->size ? limit : r->size;
+	r->grain = 1;
+	while (r->grain * 8 <= r->limit)
+		r->grain *= 2;
+}
+
 // Producer: bytes that can be put at `head` (which may be ahead of what is published) now, RLM_RING_BROKEN when the peer's tail is impossible. Looks at the peer's cache
 // line only when the cached value does not give `wanted` bytes.
 static inline uint64_t ring_room(struct rlm_ring *r, uint64_t head, uint64_t wanted)
 {
-	uint64_t room = r->size - (head - r->cached);
+	uint64_t room = r->limit - (head - r->cached);
 	uint64_t tail;
 
-	if (__builtin_expect(room > r->size, 0)) // our own counter is gone: the memory was lost
+	if (__builtin_expect(room > r->limit, 0)) // our own counter is gone: the memory was lost
 		return RLM_RING_BROKEN;
 	if (room >= wanted)
 		return room;
@@ -73,7 +83,7 @@ static inline uint64_t ring_room(struct rlm_ring *r, uint64_t head, uint64_t wan
 	if (tail - r->cached > head - r->cached)
 		return RLM_RING_BROKEN;
 	r->cached = tail;
-	return r->size - (head - tail);
+	return r->limit - (head - tail);
 }
 
 // Producer: puts n <= room bytes, not visible before ring_publish(). 0, or -EFAULT: `data` cannot be read.

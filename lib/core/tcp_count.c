@@ -75,6 +75,24 @@ int64_t tcp_written_confirmed(int fd, bool active)
 	return (int64_t)(info.tcpi_bytes_acked + (uint64_t)unacked - active);
 }
 
+#ifndef SO_BUF_LOCK
+#define SO_BUF_LOCK 72
+#define SOCK_SNDBUF_LOCK 1
+#endif
+
+// The kernel doubles what was set, for what it needs beside the bytes.
+uint64_t tcp_send_limit(int fd)
+{
+	struct tcp_info info;
+	int locked = 0, buffer;
+	socklen_t len = sizeof(locked);
+
+	if (sys_getsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &locked, &len) < 0 || !(locked & SOCK_SNDBUF_LOCK) ||
+	    sys_getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer, &len) < 0 || buffer <= 0 || get_info(fd, &info) < 0)
+		return UINT64_MAX;
+	return (uint64_t)buffer / 2 + info.tcpi_snd_wnd;
+}
+
 // What TCP_INQ says is unread, behind a mark of urgent data too, and a FIN as one byte. -1: nothing is there to be read, or it cannot be told.
 static int unread_hint(int fd)
 {

@@ -25,6 +25,7 @@ static void reset_slot(struct rlm_slot_shared *slot, uint32_t epoch)
 	atomic_store_explicit(&slot->rx_ask, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->rx_past, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->rx_leave, 0, memory_order_relaxed);
+	atomic_store_explicit(&slot->grain, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->cut, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->end, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->held, 0, memory_order_relaxed);
@@ -55,6 +56,7 @@ static void fill_bound(struct rlm_bound *b, struct rlm_conn *c, const struct lin
 	b->owner = arena.place.id;
 	b->tx = (struct rlm_ring){.mine = mine, .peer = peer, .bytes = segment_ring(s, s->mine, m->slot), .size = s->ring_size};
 	b->rx = (struct rlm_ring){.mine = mine, .peer = peer, .bytes = segment_ring(s, s->peer, m->slot), .size = s->ring_size};
+	ring_set_limit(&b->tx, UINT64_MAX);
 	b->held_head = UINT64_MAX;
 	wake_spin_init(&b->tx_spin, s->port);
 	wake_spin_init(&b->rx_spin, s->port);

@@ -44,12 +44,12 @@ static bool readable(struct rlm_conn *c, struct rlm_bound *b, int fd, uint32_t a
 	}
 }
 
-// Room that is worth waking for: a receiver rings when it passes a quarter.
+// Room that is worth waking for: a receiver rings when it passes a multiple of it.
 static bool has_room(struct rlm_bound *b)
 {
-	uint64_t room = ring_room(&b->tx, ring_next(&b->tx), b->tx.size / 4);
+	uint64_t room = ring_room(&b->tx, ring_next(&b->tx), b->tx.grain);
 
-	return room >= b->tx.size / 4; // RLM_RING_BROKEN too: the next send says what is wrong
+	return room >= b->tx.grain; // RLM_RING_BROKEN too: the next send says what is wrong
 }
 
 static bool tx_on_ring(const struct rlm_bound *b)
@@ -181,7 +181,7 @@ bool ready_maybe(const struct rlm_bound *b, uint32_t wanted, uint64_t head)
 	if (wanted & READABLE && cutover_rx_head(b) != head)
 		return true;
 	return wanted & WRITABLE && b->tx_state == TX_RING &&
-	       ring_next(&b->tx) - atomic_load_explicit(&b->tx.peer->tail, memory_order_relaxed) <= b->tx.size - b->tx.size / 4;
+	       ring_next(&b->tx) - atomic_load_explicit(&b->tx.peer->tail, memory_order_relaxed) <= b->tx.limit - b->tx.grain;
 }
 
 static void hold(struct rlm_conn *c, struct rlm_bound *b)

@@ -299,7 +299,7 @@ static void relieve_one(struct rlm_conn *c)
 		b->tx_full = 0;
 	if (b && b->tx_full) {
 		tail = atomic_load_explicit(&b->tx.peer->tail, memory_order_acquire);
-		b->tx_full = ring_next(&b->tx) - tail > b->tx.size - b->tx.size / 4;
+		b->tx_full = ring_next(&b->tx) - tail > b->tx.limit - b->tx.grain;
 		if (!b->tx_full || tail != b->full_tail) {
 			b->full_tail = tail;
 			b->full_ms = full.now_ms;

@@ -49,15 +49,15 @@ static inline void stream_drop_often(const struct rlm_conn *c, const struct rlm_
 		stream_drop_or_keep(c, b, lock, habit);
 }
 
-// rx_lock. The caller has n bytes of the ring from `tail` on. Waking the sender is checked each time the tail passes a quarter of the
-// ring: a sender waits only when the ring is full, so at least three such points lie ahead of it.
+// rx_lock. The caller has n bytes of the ring from `tail` on. Waking the sender is checked each time the tail passes a multiple of
+// the grain, a quarter of what the sender puts into the ring or less: it waits only when that is full, so at least three such points lie ahead of it.
 static inline void stream_took(struct rlm_conn *c, struct rlm_bound *b, uint64_t tail, uint64_t n)
 {
-	uint64_t quarter = b->rx.size / 4;
+	uint32_t grain = atomic_load_explicit(&b->rx.peer->grain, memory_order_relaxed);
 
 	ring_free(&b->rx, tail + n);
 	stat_add(&conn_stat(&arena, c)->rx_bytes_ring, n);
-	if ((tail ^ (tail + n)) & ~(quarter - 1)) {
+	if ((tail ^ (tail + n)) & ~((uint64_t)grain - 1)) {
 		atomic_thread_fence(memory_order_seq_cst); // pairs with wake_listen()
 		wake_sender(b);
 	}

@@ -72,10 +72,26 @@ void stream_read_timeouts(struct rlm_bound *b, int fd)
 	b->tx_timeout_ns = stream_timeout_ns(fd, SO_SNDTIMEO);
 }
 
+static void send_buffer_set(struct rlm_conn *c, int fd)
+{
+	struct rlm_bound *b;
+
+	rlm_lock_take(&c->tx_lock);
+	b = stream_bound(c);
+	if (b && !cutover_is_lost(b)) {
+		cutover_tx_limit(b, tcp_send_limit(fd));
+		cutover_tx(c, b, fd, false);
+		stream_note_tx(c, b);
+	}
+	rlm_lock_drop(&c->tx_lock);
+}
+
 void stream_option_set(struct rlm_conn *c, int fd, int level, int name)
 {
 	struct rlm_bound *b;
 
+	if (level == SOL_SOCKET && (name == SO_SNDBUF || name == SO_SNDBUFFORCE))
+		send_buffer_set(c, fd);
 	if (level != SOL_SOCKET || (name != SO_RCVTIMEO && name != SO_SNDTIMEO))
 		return;
 	rlm_lock_take(&c->tx_lock);
@@ -150,7 +166,7 @@ int stream_unsent(struct rlm_conn *c, int kernel)
 	b = stream_bound(c);
 	if (b && b->tx_state == TX_RING && !b->tx_dead && !cutover_is_lost(b)) {
 		fill = ring_next(&b->tx) - atomic_load_explicit(&b->tx.peer->tail, memory_order_acquire);
-		queued = fill <= b->tx.size && fill > b->tx.size / 4 * 3 ? fill - b->tx.size / 4 * 3 : 0;
+		queued = fill <= b->tx.size && fill > b->tx.limit / 4 * 3 ? fill - b->tx.limit / 4 * 3 : 0;
 	}
 	rlm_lock_drop(&c->tx_lock);
 	return (int)queued;

@@ -55,8 +55,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size < 8)
 		return 0;
 	start = word(data);
-	tx = (struct rlm_ring){r[0].slot, r[1].slot_ro, r[0].ring, RING, start, 0};
-	rx = (struct rlm_ring){r[0].slot, r[1].slot_ro, r[1].ring_ro, RING, start, 0};
+	tx = (struct rlm_ring){r[0].slot, r[1].slot_ro, r[0].ring, RING, start, 0, RING, RING / 4};
+	rx = (struct rlm_ring){r[0].slot, r[1].slot_ro, r[1].ring_ro, RING, start, 0, RING, RING / 4};
 	r[0].slot->head = r[0].slot->tail = r[1].slot->head = r[1].slot->tail = start;
 	for (data += 8, size -= 8; size >= 9; data += 9, size -= 9) {
 		uint64_t v = *data & 1 ? word(data + 1) : (uint64_t)(int16_t)word(data + 1);

@@ -155,6 +155,70 @@ static void small_send_buffer(void **state)
 	assert_returns(sleeper_join(&sleeper), 0);
 }
 
+#define BOUND 100000 // of what TCP takes with these buffers, and much less than a ring
+#define SMALL 8192
+
+static void small_open(struct pair *p, int family)
+{
+	int listener = listener_open(family);
+
+	assert_that(listener >= 0);
+	set_int(listener, SOL_SOCKET, SO_RCVBUF, SMALL);
+	p->family = family;
+	p->a = listener_connect(listener);
+	p->b = accept(listener, NULL, NULL);
+	assert_that(p->b >= 0);
+	close(listener);
+}
+
+// Room is told of before all has been read.
+static void check_bound(struct pair *p)
+{
+	struct sender s = {p->a, 2, BOUND};
+	struct sleeper sleeper;
+	size_t queued = fill_socket(p->a, 1);
+
+	assert_that(queued >= 2048);
+	assert_that(queued < BOUND);
+	recv_pattern(p->b, 1, 0, queued - 500);
+	assert_that(wait_for(p->a, POLLOUT, DEADLINE_MS));
+	recv_pattern(p->b, 1, queued - 500, 500);
+
+	sleeper_start(&sleeper, send_it, &s);
+	recv_pattern(p->b, 2, 0, BOUND / 2);
+	nap_ms(QUIET_MS);
+	recv_pattern(p->b, 2, BOUND / 2, BOUND / 2);
+	assert_returns(sleeper_join(&sleeper), 0);
+}
+
+// A program that has set SO_SNDBUF, and a peer who has a small buffer and does not read.
+static void send_buffer_bounds(void **state)
+{
+	struct pair p;
+
+	small_open(&p, *(int *)*state);
+	set_int(p.a, SOL_SOCKET, SO_SNDBUF, SMALL);
+	pair_settle(&p);
+	check_bound(&p);
+	check_bound(&p);
+	pair_talk(&p, 20);
+	pair_check_used(&p, 1);
+	pair_close(&p);
+}
+
+static void send_buffer_bounds_later(void **state)
+{
+	struct pair p;
+
+	small_open(&p, *(int *)*state);
+	pair_settle(&p);
+	set_int(p.a, SOL_SOCKET, SO_SNDBUF, SMALL);
+	check_bound(&p);
+	pair_talk(&p, 20);
+	check_bound(&p);
+	pair_close(&p);
+}
+
 // One byte of room at a time.
 static void byte_by_byte_reader(void **state)
 {
@@ -180,6 +244,8 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(slow_reader),
     TEST_SETTLED(partial_writes),
     TEST_SETTLED(small_send_buffer),
+    TEST_FAMILY(send_buffer_bounds),
+    TEST_FAMILY(send_buffer_bounds_later),
     TEST_SETTLED(byte_by_byte_reader),
 };
 // clang-format on

@@ -98,6 +98,7 @@ static void end_init(struct end *e, int fd, const struct region *mine, const str
 	e->b.tx = (struct rlm_ring){.mine = mine->slot, .peer = peer->slot_ro, .bytes = mine->ring, .size = mine->size};
 	e->b.rx =
 	    (struct rlm_ring){.mine = mine->slot, .peer = peer->slot_ro, .bytes = peer->ring_ro, .size = peer->size};
+	ring_set_limit(&e->b.tx, UINT64_MAX);
 	atomic_store(&mine->slot->epoch, EPOCH);
 }
 

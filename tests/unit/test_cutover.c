@@ -111,9 +111,9 @@ static void test_sender_dies_while_resending(void **state)
 	for (int frames = 0; frames < 6; frames++) {
 		pair_close(&pair);
 		pair_open(&pair, 64 * RING);
-		tcp_set_buffers(S->fd, 4000);
-		tcp_set_buffers(R->fd, 4000);
 		promote();
+		tcp_set_buffers(S->fd, 4000); // the round does not hear of it
+		tcp_set_buffers(R->fd, 4000);
 		send_exactly(60 * RING);
 		receive_exactly(RING + (uint64_t)frames);
 		cutover_rx_ask(&R->b);
@@ -313,9 +313,9 @@ static void test_receiver_asks_through_full_tcp(void **state)
 {
 	pair_close(&pair);
 	pair_open(&pair, 64 * RING);
-	tcp_set_buffers(S->fd, 4000);
-	tcp_set_buffers(R->fd, 4000);
 	promote();
+	tcp_set_buffers(S->fd, 4000); // the round does not hear of it
+	tcp_set_buffers(R->fd, 4000);
 	send_exactly(60 * RING);
 	receive_exactly(RING);
 	cutover_rx_ask(&R->b);

@@ -19,8 +19,8 @@ static void fixture_start(struct fixture *f, uint64_t at)
 	memset(f, 0, sizeof(*f));
 	memset(f->memory, 0xee, sizeof(f->memory));
 	f->producer.head = f->consumer.tail = at;
-	f->tx = (struct rlm_ring){&f->producer, &f->consumer, f->memory + SMALL, SMALL, at, 0};
-	f->rx = (struct rlm_ring){&f->consumer, &f->producer, f->memory + SMALL, SMALL, at, 0};
+	f->tx = (struct rlm_ring){&f->producer, &f->consumer, f->memory + SMALL, SMALL, at, 0, SMALL, SMALL / 4};
+	f->rx = (struct rlm_ring){&f->consumer, &f->producer, f->memory + SMALL, SMALL, at, 0, SMALL, SMALL / 4};
 }
 
 static void assert_surroundings(const struct fixture *f)
@@ -210,6 +210,26 @@ static void test_impossible_heads(void **state)
 	}
 }
 
+static void test_limits(void **state)
+{
+	struct fixture f;
+
+	for (uint64_t limit = 4; limit <= 2 * SMALL; limit++) {
+		uint64_t most = limit < SMALL ? limit : SMALL;
+
+		fixture_start(&f, 0);
+		ring_set_limit(&f.tx, limit);
+		assert_int_equal(f.tx.limit, most);
+		assert_true(f.tx.grain <= most / 4 && f.tx.grain > most / 8 && !(f.tx.grain & (f.tx.grain - 1)));
+		assert_int_equal(ring_room(&f.tx, 0, SMALL), most);
+		assert_int_equal(ring_room(&f.tx, most, 1), 0);
+		f.consumer.tail = 1;
+		assert_int_equal(ring_room(&f.tx, most, 1), 1);
+		f.consumer.tail = most + 1;
+		assert_int_equal(ring_room(&f.tx, most, SMALL), RLM_RING_BROKEN);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -220,6 +240,7 @@ int main(void)
 	    cmocka_unit_test(test_available_is_cached),
 	    cmocka_unit_test(test_impossible_tails),
 	    cmocka_unit_test(test_impossible_heads),
+	    cmocka_unit_test(test_limits),
 	};
 
 	return cmocka_run_group_tests_name("ring", tests, NULL, NULL);

@@ -39,7 +39,7 @@ static void world_start(bool spin)
 	memset(&w, 0, sizeof(w));
 	for (int i = 0; i < 2; i++) {
 		w.b[i].conn = &w.conn[i];
-		w.b[i].tx = w.b[i].rx = (struct rlm_ring){&w.slot[i], &w.slot[!i], w.ring, RING, 0, 0};
+		w.b[i].tx = w.b[i].rx = (struct rlm_ring){&w.slot[i], &w.slot[!i], w.ring, RING, 0, 0, RING, RING / 4};
 		w.b[i].doorbell_peer = -1;
 		wake_spin_init(&w.b[i].rx_spin, false);
 		wake_spin_init(&w.b[i].tx_spin, false);
