@@ -42,6 +42,8 @@ struct polling {
 	nfds_t n;
 	struct pollfd *shadow; // n + 1
 	struct entry *entries;
+	struct futex_waitv *words; // those that news of the set changes
+	unsigned words_max;
 	void *memory;		  // what of these is not on the stack
 	uint64_t timeout_ns;      // 0 and not forever: do not wait
 	struct deadline deadline; // from the first sleep on
@@ -318,35 +320,33 @@ static int sleep_with_kernel(struct polling *p, bool *timed_out)
 	return n > 0 ? evaluate(p) : n;
 }
 
-#define WORDS_MAX 64u
-
-// Those that news of the set changes. 0: there are too many of them, or they do not tell all.
-static unsigned collect_words(const struct polling *p, struct futex_waitv *words)
+// Count of words. 0: there are too many of them, or they do not tell all.
+static unsigned collect_words(const struct polling *p)
 {
 	unsigned n = 0;
 
 	if (p->mask || wake_one_word || !needs_no_kernel(p)) // a futex does not change the signal mask
 		return 0;
-	words[n++] = sys_word(&signals_handled, p->signals);
+	p->words[n++] = sys_word(&signals_handled, p->signals);
 	for (nfds_t i = 0; i < p->n; i++) {
 		if (p->fds[i].fd < 0)
 			continue;
-		if (!p->entries[i].listening || n + 2 > WORDS_MAX)
+		if (!p->entries[i].listening || n + 2 > p->words_max)
 			return 0;
-		n += stream_words(p->entries[i].conn, p->entries[i].listening, words + n);
+		n += stream_words(p->entries[i].conn, p->entries[i].listening, p->words + n);
 	}
 	return n;
 }
 
 // 0: look again.
-static int sleep_on_words(struct polling *p, const struct futex_waitv *words, unsigned n, bool *timed_out)
+static int sleep_on_words(struct polling *p, unsigned n, bool *timed_out)
 {
 	long r = 0;
 
 	listen_all(p, READY_BY_BELL);
 	// Whatever the helper thread counts from the first look on changes a word.
 	if (needs_no_kernel(p) && evaluate_ours(p) == 0)
-		r = stream_sleep(words, n, p->forever ? NULL : &p->deadline.at, abandon, p);
+		r = stream_sleep(p->words, n, p->forever ? NULL : &p->deadline.at, abandon, p);
 	unlisten_all(p);
 	*timed_out = r == -ETIMEDOUT;
 	return r == -EINTR ? -EINTR : 0;
@@ -356,15 +356,14 @@ static int sleep_on_words(struct polling *p, const struct futex_waitv *words, un
 static int sleep_once(struct polling *p, bool *timed_out)
 {
 	struct rlm_bound *first = first_listening(p);
-	struct futex_waitv words[WORDS_MAX];
 	uint64_t start = sys_ticks();
 	unsigned words_used;
 	int n;
 
 	if (signals_handled != p->signals) // since the call began, and nothing else has come
 		return -EINTR;
-	words_used = collect_words(p, words);
-	n = words_used ? sleep_on_words(p, words, words_used, timed_out) : sleep_with_kernel(p, timed_out);
+	words_used = collect_words(p);
+	n = words_used ? sleep_on_words(p, words_used, timed_out) : sleep_with_kernel(p, timed_out);
 	if (first)
 		wake_slept(&first->rx_spin, sys_ticks() - start);
 	return n;
@@ -444,10 +443,13 @@ int poll_run(struct pollfd *fds, nfds_t n, const struct timespec *timeout, struc
 {
 	struct pollfd few_shadow[POLL_ON_STACK + 1];
 	struct entry few_entries[POLL_ON_STACK];
+	struct futex_waitv few_words[2 * POLL_ON_STACK + 1];
 	struct polling p = {.fds = fds,
 			    .n = n,
 			    .shadow = few_shadow,
 			    .entries = few_entries,
+			    .words = few_words,
+			    .words_max = sizeof(few_words) / sizeof(*few_words),
 			    .timeout_ns = poll_ns(timeout),
 			    .deadline = *deadline,
 			    .signals = signals_handled,
@@ -456,11 +458,13 @@ int poll_run(struct pollfd *fds, nfds_t n, const struct timespec *timeout, struc
 	int r;
 
 	if (n > POLL_ON_STACK) {
-		p.memory = malloc(n * sizeof(*p.entries) + (n + 1) * sizeof(*p.shadow));
+		p.words_max = FUTEX_WAITV_MAX;
+		p.memory = malloc(n * sizeof(*p.entries) + p.words_max * sizeof(*p.words) + (n + 1) * sizeof(*p.shadow));
 		if (!p.memory)
 			return -ENOMEM;
 		p.entries = p.memory;
-		p.shadow = (struct pollfd *)(p.entries + n);
+		p.words = (struct futex_waitv *)(p.entries + n);
+		p.shadow = (struct pollfd *)(p.words + p.words_max);
 	}
 	memset(p.entries, 0, n * sizeof(*p.entries));
 	if (look_up(&p) || !poll_kernels(&p, timeout, &r))

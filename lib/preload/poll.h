@@ -8,7 +8,7 @@
 
 #include "stream_internal.h"
 
-#define POLL_ON_STACK 64 // descriptors; more take memory
+#define POLL_ON_STACK 16 // descriptors; more take memory. A handler may poll on a small stack of its own
 
 static inline uint64_t poll_ns(const struct timespec *timeout)
 {

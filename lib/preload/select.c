@@ -74,14 +74,16 @@ static int poll_to_sets(int n, fd_set *in, fd_set *out, fd_set *except, const st
 	return bits;
 }
 
+#define SELECT_ON_STACK 64 // numbers
+
 static int select_ours(int n, fd_set *in, fd_set *out, fd_set *except, const struct timespec *timeout,
 		       struct deadline *deadline, const sigset_t *mask)
 {
-	struct pollfd few[POLL_ON_STACK] = {0}, *fds = few;
+	struct pollfd few[SELECT_ON_STACK] = {0}, *fds = few;
 	nfds_t count;
 	int r;
 
-	if (n > POLL_ON_STACK)
+	if (n > SELECT_ON_STACK)
 		fds = malloc((size_t)n * sizeof(*fds));
 	if (!fds)
 		return -ENOMEM;
