@@ -2,6 +2,8 @@
 // Signal handlers that use sockets, the very one whose call they interrupt too, and what they are told.
 #include "pair.h"
 
+#include <sys/mman.h>
+
 static int handler_fd;
 static volatile sig_atomic_t handler_failed;
 
@@ -202,12 +204,51 @@ static void actions_read_back(void **state)
 	assert_fails(sigaction(99, &action, NULL), EINVAL);
 }
 
+#define SMALL_STACK 8192 // what SIGSTKSZ is by tradition
+
+static void waiting_handler(int signal)
+{
+	struct pollfd item = {.fd = handler_pair->b, .events = POLLIN};
+	char byte;
+
+	handler_sent = (int)send(handler_pair->a, "h", 1, MSG_NOSIGNAL);
+	handler_received = poll(&item, 1, DEADLINE_MS) == 1 && recv(handler_pair->b, &byte, 1, 0) == 1 && byte == 'h';
+	if (poll(&item, 1, 5) != 0) // sleeps
+		handler_received = 0;
+	signal_count++;
+}
+
+// A handler with a small stack of its own, below which nothing may be touched.
+static void handler_on_small_stack(void **state)
+{
+	struct sigaction action = {.sa_handler = waiting_handler, .sa_flags = SA_ONSTACK};
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	char *memory = mmap(NULL, page + SMALL_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	stack_t stack = {.ss_sp = memory + page, .ss_size = SMALL_STACK}, none = {.ss_flags = SS_DISABLE};
+
+	assert_that(memory != MAP_FAILED);
+	assert_returns(mprotect(memory, page, PROT_NONE), 0);
+	handler_pair = *state;
+	signal_count = 0;
+	assert_returns(sigaltstack(&stack, NULL), 0);
+	assert_returns(sigaction(SIGUSR1, &action, NULL), 0);
+	for (int i = 1; i <= 20; i++) {
+		assert_returns(raise(SIGUSR1), 0);
+		assert_returns(signal_count, i);
+		assert_that(handler_sent == 1 && handler_received);
+	}
+	assert_returns(signal(SIGUSR1, SIG_DFL) == SIG_ERR, 0);
+	assert_returns(sigaltstack(&none, NULL), 0);
+	munmap(memory, page + SMALL_STACK);
+}
+
 // clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(handler_sends),
     TEST_SETTLED(handler_sends_at_any_time),
     TEST_SETTLED(handler_uses_same_connection),
     TEST_SETTLED(actions_read_back),
+    TEST_SETTLED(handler_on_small_stack),
 };
 // clang-format on
 
