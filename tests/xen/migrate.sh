@@ -39,6 +39,7 @@ else
 fi
 bed_install "$work"/opt/* || exit 1
 bed_domains=(u1 u2)
+bed_boot_seconds=300 # one that is up already and does not answer for so long has died
 for name in "${dom0s[@]}"; do # slow machines
 	on "$name" 'mkdir -p /etc/rlm && echo "quiesce_time = 20" >/etc/rlm/rlmd.conf' || exit 1
 done
