@@ -46,10 +46,10 @@ bed_qemu() {
 		i=$((i + 1))
 	done
 	# qemu64 with nested paging is what the stock hypervisor takes PVH guests on.
-	qemu-system-x86_64 -machine pc -accel tcg,thread=multi,tb-size=512 -cpu qemu64,+npt -smp 2 -m 1536 \
+	qemu-system-x86_64 -machine pc -accel tcg,thread=multi,tb-size=512 -cpu qemu64,+npt -smp "$bed_processors" -m 1536 \
 		-nodefaults -display none -no-reboot -serial "file:$bed/console" -monitor "unix:$bed/monitor,server,nowait" \
 		-kernel "$bed_images/xen" \
-		-append "com1=115200,8n1 console=com1 dom0_mem=512M,max:512M dom0_max_vcpus=2 spec-ctrl=no xpti=no loglvl=warning guest_loglvl=info" \
+		-append "com1=115200,8n1 console=com1 dom0_mem=512M,max:512M dom0_max_vcpus=$bed_processors spec-ctrl=no xpti=no loglvl=warning guest_loglvl=info" \
 		-initrd "$bed_images/vmlinux console=hvc0 quiet mitigations=off,$bed_images/dom0.cpio" \
 		-device virtio-rng-pci -netdev "user,id=net,net=10.0.2.0/24,restrict=on$forward" -device virtio-net-pci,netdev=net \
 		"$@" >"$bed/qemu.log" 2>&1 </dev/null &
@@ -114,6 +114,9 @@ bed_start() {
 	bed_started=$SECONDS
 	bed=$1
 	bed_images=$("$here/images.sh") || return 1
+	# One where there are PVH domains: with two, each interrupts the other at moments in which QEMU ends domains, see ARCHITECTURE.md.
+	bed_processors=2
+	[ "$type" = pv ] || bed_processors=1
 	bed_kept=no
 	state=$bed_images/${bed_host:-bed}-$type-$(declare -f bed_qemu bed_config bed_boot | sha256sum | cut -c 1-8)
 	exec {bed_lock}>"$bed_images/../lock"
