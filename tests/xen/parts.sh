@@ -308,6 +308,9 @@ part_crash() {
 	done
 	background u2 client "env $preload iperf3 -c 10.0.2.11 -t 60" || return 1
 	until_on 90 u2 'rlmctl connections | grep -q " ring "' || return 1
+	for server in u1 u2; do # the broker shows those of the whole host
+		until_on 30 dom0 "rlmctl connections | grep -q 'domain:$server .* ring '" || return 1
+	done
 	end u1 iperf3 KILL || return 1
 	ended u2 client || { echo "the client does not notice"; return 1; }
 	on u2 'tail -n 2 /tmp/client.log'
