@@ -126,6 +126,7 @@ struct rlm_bound {
 	uint8_t tx_need;         // the round must end, whether the receiver reads or not
 	uint8_t tx_lazy;         // END is owed, and waits for something to come after it
 	uint8_t tx_probed;       // the first byte of END has been sent, to see whether the receiver is still there
+	uint8_t tx_paying;       // what is owed is on its way into TCP, which had taken `paid_from` bytes before
 	uint32_t tx_round;       // current or last
 	uint64_t tx_end;         // ring position at which the last round ended
 	uint64_t tx_wish_at;     // and at which we first wanted to end the current one
@@ -133,6 +134,7 @@ struct rlm_bound {
 	uint8_t owed[RLM_OWED_MAX]; // frame bytes that TCP has not taken yet
 	uint8_t owed_at, owed_len;
 	uint64_t resend_at, resend_to; // ring bytes to be sent on TCP after them
+	int64_t paid_from;
 	uint64_t tx_budget;            // test aid: ring bytes until the round ends by itself, 0 = never
 	uint64_t tx_timeout_ns;        // SO_SNDTIMEO, 0 = none
 	uint64_t idle_head;            // head at the helper's last look
@@ -156,6 +158,7 @@ struct rlm_bound {
 	uint8_t rx_eof;           // TCP has nothing more; the ring may
 	uint8_t rx_orphaned;      // TCP ended before all of back_at..back_to was there: the ring has the rest
 	uint8_t rx_broken;        // the peer did what it must not
+	uint8_t rx_taking;        // bytes are on their way out of TCP that are not counted yet
 	uint8_t frame_got;        // bytes of this round's frames
 	uint8_t frame[RLM_OWED_MAX];
 	uint32_t rx_round;   // current or last

@@ -76,8 +76,14 @@ int64_t cutover_rx_returned(struct rlm_bound *b, int fd, int64_t n, bool peek);
 // rx_lock. Such a receive said end of stream: does shared memory have more, a round that TCP heard nothing of, or bytes asked back that
 // did not make it?
 bool cutover_rx_ended(struct rlm_bound *b, int fd);
-// rx_lock. Bytes of the TCP stream: like recv(). Never waits.
-int64_t rx_take(int fd, void *data, uint64_t n, bool peek);
+// rx_lock. Bytes of the TCP stream: like recv(). Never waits. The caller counts them, then it calls rx_counted().
+int64_t rx_take(struct rlm_bound *b, int fd, void *data, uint64_t n);
+// A process of the family that is killed in between leaves bytes taken and not counted. Who has the lock next asks the kernel.
+static inline void rx_counted(struct rlm_bound *b)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+	b->rx_taking = 0;
+}
 // rx_lock. Asks the sender to take the round back; nothing is taken from the ring until it has.
 void cutover_rx_ask(struct rlm_bound *b);
 // rx_lock. Would like the round to end, when that is no trouble.
@@ -148,7 +154,9 @@ void cutover_leave_free(struct rlm_bound *b);
 
 // Bytes the kernel was given to send on this socket since the handshake, ours included; -errno if it cannot be told.
 int64_t tcp_written(int fd);
-// The same, confirmed by a second count, or -EUCLEAN: the first one is too high after segments were refused by this host's own firewall
+// What TCP has accepted, to tell how much it was between two calls; -errno.
+int64_t tcp_accepted(int fd);
+// As tcp_written(), confirmed by a second count, or -EUCLEAN: the first one is too high after segments were refused by this host's own firewall
 // or device queue. active: this end called connect().
 int64_t tcp_written_confirmed(int fd, bool active);
 // What TCP takes of a program that has set SO_SNDBUF, as long as the peer reads nothing; UINT64_MAX: it has not.

@@ -19,9 +19,11 @@ static const uint8_t frames_ahead[FRAMES_AHEAD] = {RLM_FRAME_CUT, RLM_FRAME_END}
 
 __thread struct rlm_inside *rlm_inside;
 
-int64_t rx_take(int fd, void *data, uint64_t n, bool peek)
+int64_t rx_take(struct rlm_bound *b, int fd, void *data, uint64_t n)
 {
-	return sys_recv(fd, data, n, MSG_DONTWAIT | (peek ? MSG_PEEK : 0));
+	b->rx_taking = 1;
+	atomic_signal_fence(memory_order_seq_cst);
+	return sys_recv(fd, data, n, MSG_DONTWAIT);
 }
 
 static uint32_t peer_round(const struct rlm_bound *b)
@@ -31,6 +33,25 @@ static uint32_t peer_round(const struct rlm_bound *b)
 	if (atomic_load_explicit(&peer->epoch, memory_order_acquire) != b->epoch)
 		return 0;
 	return atomic_load_explicit(&peer->tx_round, memory_order_acquire); // pairs with begin() and end_at()
+}
+
+static bool round_is_void(const struct rlm_bound *b);
+
+// Somebody was killed in rx_take(), or before it had counted what it got: see there. Frames lie in `frame` by then. Until we are past the cut
+// pass() finds out how many there are.
+static void recount(struct rlm_bound *b, int fd)
+{
+	int64_t taken, cut = b->rx_cut;
+
+	if (__builtin_expect(!b->rx_taking, 1))
+		return;
+	b->rx_taking = 0;
+	taken = b->rx_state >= RX_DRAIN && !round_is_void(b) ? tcp_taken(fd) : -1;
+	if (taken < 0)
+		return;
+	b->drain = taken < cut ? (uint64_t)(cut - taken) : 0;
+	if (b->rx_past && taken > cut)
+		b->frame_got = taken - cut < FRAMES_SIZE ? (uint8_t)(taken - cut) : FRAMES_SIZE;
 }
 
 // We asked for a round that was just beginning: the sender makes it void or ends it, both at once.
@@ -290,6 +311,7 @@ static int take_frames(struct rlm_bound *b, int fd)
 	long events;
 	int64_t n;
 
+	recount(b, fd);
 	if (b->rx_eof)
 		return 0;
 	if (!b->rx_past)
@@ -306,7 +328,10 @@ static int take_frames(struct rlm_bound *b, int fd)
 	// Payload follows a round that was made void; whoever sees it here sees that too.
 	if (b->rx_asked && round_is_void(b))
 		return -EAGAIN;
-	n = rx_take(fd, b->frame + b->frame_got, FRAMES_SIZE - b->frame_got, false);
+	n = rx_take(b, fd, b->frame + b->frame_got, FRAMES_SIZE - b->frame_got);
+	if (n > 0)
+		b->frame_got = (uint8_t)(b->frame_got + n);
+	rx_counted(b);
 	if (n == -EAGAIN || n == -EINTR || n == -EPERM) // EPERM: in repair mode for a moment
 		return -EAGAIN;
 	if (n <= 0) {
@@ -314,7 +339,6 @@ static int take_frames(struct rlm_bound *b, int fd)
 		b->rx_eof = 1;
 		return 0;
 	}
-	b->frame_got = (uint8_t)(b->frame_got + n);
 	return frames_are_plausible(b) ? (int)n : -EPROTO;
 }
 
@@ -474,6 +498,7 @@ enum rx_way cutover_rx(struct rlm_conn *c, struct rlm_bound *b, int fd, uint64_t
 {
 	enum rx_way way;
 
+	recount(b, fd);
 	*available = 0;
 	for (;;) {
 		if (b->rx_broken)
@@ -600,6 +625,7 @@ int64_t cutover_rx_returned(struct rlm_bound *b, int fd, int64_t n, bool peek)
 {
 	int64_t cut, taken, got, over;
 
+	recount(b, fd);
 	if (b->rx_state == RX_PLAIN || (b->rx_state == RX_READY && !round_has_begun(b)) || round_is_void(b))
 		return n;
 	cut = b->rx_cut;

@@ -81,13 +81,47 @@ static void flush(int fd)
 		sys_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &was, sizeof(was));
 }
 
+// What TCP takes from here on is counted only afterwards. If we are killed before, and others of the family have the connection, it must
+// not be sent twice: who has the lock next asks TCP. Nobody else sends as long as something is owed.
+static void begin_paying(struct rlm_bound *b, int fd)
+{
+	b->paid_from = tcp_accepted(fd);
+	atomic_signal_fence(memory_order_seq_cst);
+	b->tx_paying = b->paid_from >= 0;
+	atomic_signal_fence(memory_order_seq_cst);
+}
+
+static void end_paying(struct rlm_bound *b)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+	b->tx_paying = 0;
+}
+
+static void recount(struct rlm_bound *b, int fd)
+{
+	int64_t now = tcp_accepted(fd);
+	uint64_t paid = now > b->paid_from ? (uint64_t)(now - b->paid_from) : 0, owed = b->owed_len - b->owed_at;
+	uint64_t frames = paid < owed ? paid : owed, resent = paid - frames, rest = b->resend_to - b->resend_at;
+
+	b->owed_at = (uint8_t)(b->owed_at + frames);
+	b->resend_at += resent < rest ? resent : rest;
+	end_paying(b);
+}
+
 static bool pay(struct rlm_bound *b, int fd, bool more)
 {
-	uint64_t done = b->owed_at;
-	bool resending = b->resend_at != b->resend_to, owed = cutover_tx_owes(b);
-	bool all = push(b, fd, b->owed, b->owed_len, more || resending, &done);
+	uint64_t done;
+	bool owes, all;
 
+	if (b->tx_paying)
+		recount(b, fd);
+	done = b->owed_at;
+	owes = cutover_tx_owes(b);
+	if (owes)
+		begin_paying(b, fd);
+	all = push(b, fd, b->owed, b->owed_len, more || b->resend_at != b->resend_to, &done);
 	b->owed_at = (uint8_t)done;
+	end_paying(b);
 	if (!all)
 		return false;
 	b->owed_at = b->owed_len = b->tx_lazy = 0;
@@ -97,12 +131,14 @@ static bool pay(struct rlm_bound *b, int fd, bool more)
 		uint64_t chunk = n < b->tx.size - at ? n : b->tx.size - at;
 
 		done = 0;
+		begin_paying(b, fd);
 		all = push(b, fd, b->tx.bytes + at, chunk, more || chunk < n, &done);
 		b->resend_at += done;
+		end_paying(b);
 		if (!all)
 			return false;
 	}
-	if (owed && !more)
+	if (owes && !more)
 		flush(fd);
 	return true;
 }

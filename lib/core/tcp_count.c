@@ -52,27 +52,42 @@ static bool fin_received(int state)
 	return state != ESTABLISHED && state != FIN_WAIT1 && state != FIN_WAIT2;
 }
 
-int64_t tcp_written_confirmed(int fd, bool active)
+// What is acknowledged, our SYN among it, and what is not.
+static int64_t accepted(int fd, struct tcp_info *info)
 {
-	struct tcp_info info, again;
+	struct tcp_info again;
 	int unacked, r;
 
 	do {
-		r = get_info(fd, &info);
+		r = get_info(fd, info);
 		if (r == 0)
 			r = (int)sys_ioctl(fd, SIOCOUTQ, &unacked);
 		if (r == 0)
 			r = get_info(fd, &again);
 		if (r < 0)
 			return r;
-	} while (info.tcpi_bytes_acked != again.tcpi_bytes_acked);
+	} while (info->tcpi_bytes_acked != again.tcpi_bytes_acked);
+	return (int64_t)info->tcpi_bytes_acked + unacked;
+}
+
+int64_t tcp_accepted(int fd)
+{
+	struct tcp_info info;
+
+	return accepted(fd, &info);
+}
+
+int64_t tcp_written_confirmed(int fd, bool active)
+{
+	struct tcp_info info;
+	int64_t n = accepted(fd, &info);
+
+	if (n < 0)
+		return n;
 	if (info.tcpi_state != ESTABLISHED && info.tcpi_state != CLOSE_WAIT)
 		return -ENOTCONN;
-	// tcpi_bytes_acked counts our SYN.
-	if (info.tcpi_bytes_sent - info.tcpi_bytes_retrans + info.tcpi_notsent_bytes !=
-	    info.tcpi_bytes_acked + (uint64_t)unacked - active)
-		return -EUCLEAN;
-	return (int64_t)(info.tcpi_bytes_acked + (uint64_t)unacked - active);
+	n -= active; // the SYN
+	return info.tcpi_bytes_sent - info.tcpi_bytes_retrans + info.tcpi_notsent_bytes == (uint64_t)n ? n : -EUCLEAN;
 }
 
 #ifndef SO_BUF_LOCK

@@ -123,8 +123,10 @@ static int64_t take_up_to_cut(struct rlm_conn *c, struct rlm_bound *b, int fd, s
 	uint64_t n;
 	struct cursor next = *at;
 	void *p = cursor_next(&next, most < limit ? most : limit, &n);
-	int64_t r = rx_take(fd, p, n, false);
+	int64_t r = rx_take(b, fd, p, n);
+	bool all = r > 0 && b->drain && (b->drain -= (uint64_t)r) == 0;
 
+	rx_counted(b);
 	if (r > 0) {
 		at->offset += (size_t)r; // within the same entry: n did not cross it
 		while (at->left && at->offset > at->iov->iov_len) {
@@ -132,7 +134,7 @@ static int64_t take_up_to_cut(struct rlm_conn *c, struct rlm_bound *b, int fd, s
 			at->iov++;
 			at->left--;
 		}
-		if (b->drain && (b->drain -= (uint64_t)r) == 0) { // others may wait for TCP, and the ring is next
+		if (all) { // others may wait for TCP, and the ring is next
 			wake_conn(c);
 			wake_own(b); // last, see wait_data()
 		}

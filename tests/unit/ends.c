@@ -168,11 +168,14 @@ static int64_t from_kernel(struct end *e, void *data, uint64_t n, bool peek)
 
 static int64_t up_to_cut(struct end *e, void *data, uint64_t n, bool peek)
 {
-	int64_t r = rx_take(e->fd, data, n < e->b.drain ? n : e->b.drain, peek);
+	int64_t r;
 
+	n = n < e->b.drain ? n : e->b.drain;
+	r = peek ? sys_recv(e->fd, data, n, MSG_DONTWAIT | MSG_PEEK) : rx_take(&e->b, e->fd, data, n);
 	must(r <= (int64_t)n);
 	if (r > 0 && !peek)
 		e->b.drain -= (uint64_t)r;
+	rx_counted(&e->b);
 	return r;
 }
 

@@ -105,6 +105,98 @@ static void test_sender_ends(void **state)
 	}
 }
 
+// What another process of the family did that was killed between the kernel's part of it and the counting.
+static void taken_by_one_who_died(void *data, uint64_t n)
+{
+	R->b.rx_taking = 1;
+	assert_int_equal(recv(R->fd, data, n, MSG_WAITALL), n);
+}
+
+static uint64_t paid_by_one_who_died(const uint8_t *data, uint64_t n)
+{
+	int64_t r;
+
+	S->b.paid_from = tcp_accepted(S->fd);
+	S->b.tx_paying = 1;
+	r = send(S->fd, data, n, MSG_DONTWAIT);
+	return r > 0 ? (uint64_t)r : 0;
+}
+
+static void test_frames_taken_by_one_who_died(void **state)
+{
+	for (unsigned taken = 1; taken <= RLM_FRAME_END_SIZE; taken++) {
+		promote();
+		send_exactly(700);
+		receive_exactly(700);
+		end_by_sender();
+		assert_int_equal(R->b.frame_got, 1);
+		taken_by_one_who_died(R->b.frame + 1, taken);
+		receive_exactly(50);
+	}
+}
+
+// Bytes that were taken are gone, as they would be on TCP, and no others.
+static void test_payload_taken_by_one_who_died(void **state)
+{
+	uint8_t lost[100];
+
+	offer();
+	S->b.tx_stop = 1;
+	send_exactly(500);
+	S->b.tx_stop = 0;
+	send_exactly(300);
+	assert_int_equal(S->b.tx_state, TX_RING);
+	for (int i = 0; i < 4; i++) {
+		receive_exactly(1);
+		assert_int_equal(R->b.rx_state, RX_DRAIN);
+		taken_by_one_who_died(lost, sizeof(lost));
+		R->received += sizeof(lost);
+	}
+	receive_exactly(396);
+	receive_nothing();
+}
+
+static void test_frames_paid_by_one_who_died(void **state)
+{
+	for (unsigned paid = 1; paid <= RLM_FRAME_END_SIZE; paid++) {
+		promote();
+		send_exactly(700);
+		receive_exactly(700);
+		S->b.tx_stop = 1;
+		cutover_tx(&S->conn, &S->b, S->fd, false);
+		receive_nothing();
+		cutover_tx(&S->conn, &S->b, S->fd, false);
+		assert_int_equal(S->b.owed_len, RLM_FRAME_END_SIZE);
+		assert_int_equal(paid_by_one_who_died(S->b.owed, paid), paid);
+		send_exactly(50);
+		receive_exactly(50);
+		S->b.tx_stop = 0;
+	}
+}
+
+static void test_bytes_resent_by_one_who_died(void **state)
+{
+	uint64_t at, n = 0;
+
+	pair_close(&pair);
+	pair_open(&pair, 64 * RING);
+	promote();
+	tcp_set_buffers(S->fd, 4000); // the round does not hear of it
+	tcp_set_buffers(R->fd, 4000);
+	send_exactly(60 * RING);
+	receive_exactly(RING);
+	cutover_rx_ask(&R->b);
+	end_send_pattern(S, 0, 10);
+	while (R->received < S->sent) {
+		assert_true(end_recv_pattern(R, 0, 5000, false) != 0);
+		at = S->b.resend_at;
+		if (cutover_tx_owes(&S->b))
+			n += paid_by_one_who_died(S->b.tx.bytes + (at & (S->b.tx.size - 1)), 100);
+		cutover_tx(&S->conn, &S->b, S->fd, false);
+	}
+	assert_true(n > 0);
+}
+
 // The sender dies while it owes bytes that were asked back: at any of their positions the ring has the rest.
 static void test_sender_dies_while_resending(void **state)
 {
@@ -380,6 +472,10 @@ int main(void)
 	    TEST(test_promote_corked),
 	    TEST(test_full_ring),
 	    TEST(test_sender_ends),
+	    TEST(test_frames_taken_by_one_who_died),
+	    TEST(test_payload_taken_by_one_who_died),
+	    TEST(test_frames_paid_by_one_who_died),
+	    TEST(test_bytes_resent_by_one_who_died),
 	    TEST(test_sender_dies_while_resending),
 	    TEST(test_sender_wishes),
 	    TEST(test_lazy_end),
