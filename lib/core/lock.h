@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // A futex lock for memory that a family of processes shares. The word holds the owner's thread id, so that a lock whose
-// owner was killed can be taken over: what it protects is written so that an update is visible as a whole or not at all.
+// owner was killed can be taken over: what it protects is written so that an update is visible as a whole or not at all,
+// or so that the next owner can tell what was done, see rx_counted().
 // Never held while sleeping, never in fork's child by a thread that does not exist there.
 //
 // Keeping. A locked instruction costs as much as the rest of a small send, and most locks are taken by one thread all the time. Such a
