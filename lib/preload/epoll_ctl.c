@@ -32,8 +32,11 @@ RLM_EXPORT int epoll_create(int size)
 // As the application wants it now, and as news: what is true is reported, also to threads that sleep already.
 static void renew(struct instance *ep, struct item *it, const struct epoll_event *e)
 {
+	bool queued = item_is_ready(ep, it); // what the kernel has in its queue already keeps its place there
+
 	item_heat(ep, it);
-	item_to_end(ep, it);
+	if (!queued)
+		item_to_end(ep, it);
 	it->events = e->events;
 	it->data = e->data.u64;
 	it->disabled = false;

@@ -7,7 +7,7 @@
 #include "session.h"
 #include "stream_internal.h"
 
-enum job_type { JOB_OFFER = 1, JOB_WITHDRAW, JOB_RELEASE, JOB_ACTIVITY, JOB_LENT, JOB_ASKED };
+enum job_type { JOB_OFFER = 1, JOB_WITHDRAW, JOB_RELEASE, JOB_ACTIVITY, JOB_LENT };
 
 struct job {
 	enum job_type type;
@@ -120,43 +120,55 @@ void helper_note_lent(void)
 	note_job(JOB_LENT);
 }
 
+// A question goes past the queue: whoever asks waits.
+enum ask { ASK_NONE, ASK_WAITS, ASK_RUNS, ASK_DONE };
+
 static struct {
 	struct rlm_lock lock; // one who asks at a time
 	long (*fn)(void *arg);
-	_Alignas(8) char arg[HELPER_ASK_MAX]; // ours: who asked may have given up
+	_Alignas(8) char arg[HELPER_ASK_MAX];
 	long result;
-	_Atomic uint32_t answers;
+	_Atomic uint32_t state; // enum ask. Who asks: NONE, WAITS, and takes WAITS back; helper: WAITS to RUNS, and DONE
 } asked;
+
+static bool is_asked(uint32_t from, uint32_t to)
+{
+	return atomic_compare_exchange_strong_explicit(&asked.state, &from, to, memory_order_acquire, memory_order_relaxed);
+}
 
 long helper_ask(long (*fn)(void *arg), const void *arg, size_t size)
 {
 	const struct timespec moment = {.tv_nsec = 100000000};
-	struct job job = {.type = JOB_ASKED};
-	uint32_t before;
-	long result;
+	uint32_t state;
+	long result = 0;
 
 	if (!atomic_load_explicit(&helper_running, memory_order_acquire))
 		return 0;
 	rlm_lock_take(&asked.lock);
-	before = atomic_load_explicit(&asked.answers, memory_order_relaxed);
 	asked.fn = fn;
-	asked.result = 0;
 	if (size)
 		memcpy(asked.arg, arg, size);
-	if (enqueue(&job)) // it may end before it comes to it
-		while (atomic_load_explicit(&asked.answers, memory_order_acquire) == before && // pairs with answer()
-		       atomic_load_explicit(&helper_running, memory_order_acquire))
-			sys_futex_wait(&asked.answers, before, &moment);
-	result = asked.result;
+	atomic_store_explicit(&asked.state, ASK_WAITS, memory_order_release); // pairs with answer()
+	helper_poke();
+	while ((state = atomic_load_explicit(&asked.state, memory_order_acquire)) != ASK_DONE) { // pairs with answer()
+		if (!atomic_load_explicit(&helper_running, memory_order_acquire) && is_asked(ASK_WAITS, ASK_NONE))
+			break; // it ended before it came to it
+		sys_futex_wait(&asked.state, state, &moment);
+	}
+	if (state == ASK_DONE)
+		result = asked.result;
+	atomic_store_explicit(&asked.state, ASK_NONE, memory_order_relaxed);
 	rlm_lock_drop(&asked.lock);
 	return result;
 }
 
 static void answer(void)
 {
+	if (!is_asked(ASK_WAITS, ASK_RUNS))
+		return;
 	asked.result = asked.fn(asked.arg);
-	atomic_fetch_add_explicit(&asked.answers, 1, memory_order_release); // pairs with helper_ask()
-	sys_futex_wake(&asked.answers, 1);
+	atomic_store_explicit(&asked.state, ASK_DONE, memory_order_release);
+	sys_futex_wake(&asked.state, 1);
 }
 
 static long meet(void *unused)
@@ -184,7 +196,7 @@ void helper_run_jobs(void)
 	struct rlm_conn *c;
 	struct job job;
 
-	while (dequeue(&job)) {
+	for (answer(); dequeue(&job); answer()) {
 		switch (job.type) {
 		case JOB_OFFER:
 			c = helper_conn(job.conn);
@@ -208,9 +220,6 @@ void helper_run_jobs(void)
 		case JOB_ACTIVITY:
 			helper_arm_idle();
 			break;
-		case JOB_ASKED:
-			answer();
-			break;
 		case JOB_LENT:
 			helper_arm_sweep();
 			break;
@@ -221,6 +230,7 @@ void helper_run_jobs(void)
 void helper_jobs_fork_child(void)
 {
 	atomic_store_explicit(&asked.lock.word, 0, memory_order_relaxed);
+	atomic_store_explicit(&asked.state, ASK_NONE, memory_order_relaxed);
 	atomic_store_explicit(&queue.lock.word, 0, memory_order_relaxed);
 	queue.put = queue.taken = 0;
 }

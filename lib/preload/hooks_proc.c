@@ -16,6 +16,7 @@
 #include "engine.h"
 #include "epoll.h"
 #include "helper.h"
+#include "session.h"
 #include "settings.h"
 #include "signals.h"
 #include "sys.h"
@@ -199,9 +200,15 @@ RLM_EXPORT int unshare(int flags)
 // The broker's socket cannot be found by its path any more: so we meet it before.
 RLM_EXPORT int chroot(const char *path)
 {
-	if (engine_started && settings.enabled && !hook_in_vfork())
+	bool ours = settings.enabled && !hook_in_vfork();
+	int r;
+
+	if (ours && engine_started)
 		helper_meet_broker();
-	return REAL(chroot)(path);
+	r = REAL(chroot)(path);
+	if (ours && r == 0)
+		session_path_ends();
+	return r;
 }
 
 // Network namespaces are changed often, and by any thread.

@@ -438,39 +438,65 @@ static bool any_tracked(const struct pollfd *fds, nfds_t n)
 	return false;
 }
 
+static int run(struct polling *p, const struct timespec *timeout)
+{
+	int r;
+
+	memset(p->entries, 0, p->n * sizeof(*p->entries));
+	if (look_up(p) || !poll_kernels(p, timeout, &r))
+		r = poll_ours(p);
+	return r;
+}
+
+// poll() is safe in a signal handler, which may have interrupted malloc() and may have little stack: so the room is on the stack, and no more
+// than the set is large. Who polls more than POLL_ON_STACK in a handler must not have interrupted malloc().
+#define RUN_ON_STACK(name, most, most_words)                                                                           \
+	static __attribute__((noinline)) int name(struct polling *p, const struct timespec *timeout)                  \
+	{                                                                                                              \
+		struct pollfd shadow[(most) + 1];                                                                      \
+		struct entry entries[most];                                                                            \
+		struct futex_waitv words[most_words];                                                                  \
+                                                                                                                       \
+		p->shadow = shadow;                                                                                    \
+		p->entries = entries;                                                                                  \
+		p->words = words;                                                                                      \
+		p->words_max = most_words;                                                                             \
+		return run(p, timeout);                                                                                \
+	}
+
+RUN_ON_STACK(run_few, POLL_FEW, 2 * POLL_FEW + 1)
+RUN_ON_STACK(run_some, POLL_ON_STACK, POLL_ON_STACK)
+
+static int run_many(struct polling *p, const struct timespec *timeout)
+{
+	int r;
+
+	p->words_max = FUTEX_WAITV_MAX;
+	p->memory = malloc(p->n * sizeof(*p->entries) + p->words_max * sizeof(*p->words) + (p->n + 1) * sizeof(*p->shadow));
+	if (!p->memory)
+		return -ENOMEM;
+	p->entries = p->memory;
+	p->words = (struct futex_waitv *)(p->entries + p->n);
+	p->shadow = (struct pollfd *)(p->words + p->words_max);
+	r = run(p, timeout);
+	free(p->memory);
+	return r;
+}
+
 int poll_run(struct pollfd *fds, nfds_t n, const struct timespec *timeout, struct deadline *deadline,
 		    const sigset_t *mask)
 {
-	struct pollfd few_shadow[POLL_ON_STACK + 1];
-	struct entry few_entries[POLL_ON_STACK];
-	struct futex_waitv few_words[2 * POLL_ON_STACK + 1];
 	struct polling p = {.fds = fds,
 			    .n = n,
-			    .shadow = few_shadow,
-			    .entries = few_entries,
-			    .words = few_words,
-			    .words_max = sizeof(few_words) / sizeof(*few_words),
 			    .timeout_ns = poll_ns(timeout),
 			    .deadline = *deadline,
 			    .signals = signals_handled,
 			    .forever = !timeout,
 			    .mask = mask};
-	int r;
 
-	if (n > POLL_ON_STACK) {
-		p.words_max = FUTEX_WAITV_MAX;
-		p.memory = malloc(n * sizeof(*p.entries) + p.words_max * sizeof(*p.words) + (n + 1) * sizeof(*p.shadow));
-		if (!p.memory)
-			return -ENOMEM;
-		p.entries = p.memory;
-		p.words = (struct futex_waitv *)(p.entries + n);
-		p.shadow = (struct pollfd *)(p.words + p.words_max);
-	}
-	memset(p.entries, 0, n * sizeof(*p.entries));
-	if (look_up(&p) || !poll_kernels(&p, timeout, &r))
-		r = poll_ours(&p);
-	free(p.memory);
-	return r;
+	if (n <= POLL_FEW)
+		return run_few(&p, timeout);
+	return n <= POLL_ON_STACK ? run_some(&p, timeout) : run_many(&p, timeout);
 }
 
 RLM_EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)

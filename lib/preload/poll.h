@@ -8,7 +8,8 @@
 
 #include "stream_internal.h"
 
-#define POLL_ON_STACK 16 // descriptors; more take memory. A handler may poll on a small stack of its own
+#define POLL_FEW      16 // descriptors
+#define POLL_ON_STACK 64 // more take memory
 
 static inline uint64_t poll_ns(const struct timespec *timeout)
 {

@@ -35,7 +35,8 @@ static bool select_has_tracked(int n, const fd_set *in, const fd_set *out, const
 	return false;
 }
 
-static nfds_t sets_to_poll(int n, const fd_set *in, const fd_set *out, const fd_set *except, struct pollfd *fds)
+// Count of those that are in any set; the first `most` of them are in fds.
+static nfds_t sets_to_poll(int n, const fd_set *in, const fd_set *out, const fd_set *except, struct pollfd *fds, nfds_t most)
 {
 	nfds_t count = 0;
 
@@ -43,8 +44,8 @@ static nfds_t sets_to_poll(int n, const fd_set *in, const fd_set *out, const fd_
 		short events = (short)((in_set(in, fd) ? POLLIN : 0) | (out && in_set(out, fd) ? POLLOUT : 0) |
 				       (in_set(except, fd) ? POLLPRI : 0));
 
-		if (events)
-			fds[count++] = (struct pollfd){.fd = fd, .events = events};
+		if (events && count++ < most)
+			fds[count - 1] = (struct pollfd){.fd = fd, .events = events};
 	}
 	return count;
 }
@@ -74,21 +75,21 @@ static int poll_to_sets(int n, fd_set *in, fd_set *out, fd_set *except, const st
 	return bits;
 }
 
-#define SELECT_ON_STACK 64 // numbers
-
 static int select_ours(int n, fd_set *in, fd_set *out, fd_set *except, const struct timespec *timeout,
 		       struct deadline *deadline, const sigset_t *mask)
 {
-	struct pollfd few[SELECT_ON_STACK] = {0}, *fds = few;
+	struct pollfd few[POLL_ON_STACK], *fds = few;
 	nfds_t count;
 	int r;
 
-	if (n > SELECT_ON_STACK)
-		fds = malloc((size_t)n * sizeof(*fds));
-	if (!fds)
-		return -ENOMEM;
 	deadline_start(deadline, poll_ns(timeout));
-	count = sets_to_poll(n, in, out, except, fds);
+	count = sets_to_poll(n, in, out, except, few, POLL_ON_STACK);
+	if (count > POLL_ON_STACK) { // see RUN_ON_STACK()
+		fds = malloc(count * sizeof(*fds));
+		if (!fds)
+			return -ENOMEM;
+		sets_to_poll(n, in, out, except, fds, count);
+	}
 	r = poll_run(fds, count, timeout, deadline, mask);
 	if (r >= 0)
 		r = poll_to_sets(n, in, out, except, fds, count);

@@ -20,6 +20,14 @@ static struct {
 	uint32_t redirects;
 } session = {.fd = -1};
 
+// After chroot() the path means something else, which anybody may have put there. Forked children inherit it; exec begins anew.
+static _Atomic bool path_is_gone;
+
+void session_path_ends(void)
+{
+	path_is_gone = true;
+}
+
 bool session_broker_exists(void)
 {
 	static _Atomic uint64_t checked_ms;
@@ -28,6 +36,8 @@ bool session_broker_exists(void)
 
 	if (session.fd >= 0)
 		return true;
+	if (path_is_gone)
+		return false;
 	if (now - atomic_load_explicit(&checked_ms, memory_order_relaxed) > 300) {
 		atomic_store_explicit(&checked_ms, now, memory_order_relaxed);
 		atomic_store_explicit(&exists, sys_call4(SYS_faccessat, AT_FDCWD, settings.socket, W_OK, 0) == 0,
@@ -90,7 +100,7 @@ bool session_connect_if_due(void)
 	if (session.fd >= 0)
 		return true;
 	now = sys_ms();
-	if (now < session.next_connect_ms)
+	if (path_is_gone || now < session.next_connect_ms)
 		return false;
 	fd = broker_connect();
 	if (fd < 0) {

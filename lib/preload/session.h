@@ -12,6 +12,9 @@
 // Its socket is there; looked up now and then. Any thread.
 bool session_broker_exists(void);
 
+// The broker's path names something else from here on: the session that exists is the last. Any thread.
+void session_path_ends(void);
+
 // -1: there is none.
 int session_fd(void);
 // true: there is one now.

@@ -78,11 +78,8 @@ static void send_buffer_set(struct rlm_conn *c, int fd)
 
 	rlm_lock_take(&c->tx_lock);
 	b = stream_bound(c);
-	if (b && !cutover_is_lost(b)) {
-		cutover_tx_limit(b, tcp_send_limit(fd));
-		cutover_tx(c, b, fd, false);
-		stream_note_tx(c, b);
-	}
+	if (b && !b->gone && stream_is_current(c, fd) && !cutover_is_lost(b))
+		cutover_tx_limit(b, tcp_send_limit(fd)); // the next send sees to it, if the round has to end for it
 	rlm_lock_drop(&c->tx_lock);
 }
 

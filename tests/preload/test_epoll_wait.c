@@ -288,6 +288,33 @@ static void in_order_of_requests(void **state)
 	pair_check_ring(p);
 }
 
+// What is ready keeps its turn, however often it is asked for anew.
+static void asked_for_again_and_again(void **state)
+{
+	struct epoll_event event;
+	struct pair *p = *state, q;
+	int ep = instance(), told[2] = {0, 0};
+
+	pair_open(&q, p->family);
+	pair_settle(&q);
+	add(ep, p->b, EPOLLIN);
+	add(ep, q.b, EPOLLIN);
+	send_text(p->a, "p");
+	send_text(q.a, "q");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS) && wait_for(q.b, POLLIN, DEADLINE_MS));
+	for (int i = 0; i < 100; i++) {
+		assert_returns(epoll_wait(ep, &event, 1, DEADLINE_MS), 1);
+		told[event.data.u64 == EPOLL_DATA(q.b)]++;
+		if (event.data.u64 == EPOLL_DATA(q.b))
+			modify(ep, p->b, EPOLLIN);
+	}
+	assert_that(told[0] > 5 && told[1] > 5);
+	recv_text(p->b, "p");
+	recv_text(q.b, "q");
+	pair_close(&q);
+	close(ep);
+}
+
 static void times_out(void **state)
 {
 	struct pair *p = *state;
@@ -317,6 +344,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(mixed),
     TEST_SETTLED(in_order),
     TEST_SETTLED(in_order_of_requests),
+    TEST_SETTLED(asked_for_again_and_again),
     TEST_SETTLED(times_out),
 };
 // clang-format on

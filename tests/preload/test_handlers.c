@@ -242,6 +242,48 @@ static void handler_on_small_stack(void **state)
 	munmap(memory, page + SMALL_STACK);
 }
 
+#define MANY 20
+static struct pollfd many[MANY];
+
+static void polling_handler(int signal)
+{
+	handler_failed += poll(many, MANY, 0) != 1 || !(many[0].revents & POLLIN);
+	signal_count++;
+}
+
+// poll() may be called in a handler that interrupted malloc().
+static void handler_polls_while_memory_is_taken(void **state)
+{
+	struct itimerval time = {.it_value = {0, 200}, .it_interval = {0, 200}}, stop = {0};
+	struct sigaction action = {.sa_handler = polling_handler, .sa_flags = SA_RESTART};
+	struct pair *p = *state;
+	int quiet[2];
+
+	assert_returns(pipe(quiet), 0);
+	for (int i = 0; i < MANY; i++)
+		many[i] = (struct pollfd){.fd = i ? quiet[0] : p->b, .events = POLLIN};
+	send_text(p->a, "x");
+	assert_that(wait_for(p->b, POLLIN, DEADLINE_MS));
+	handler_failed = 0;
+	signal_count = 0;
+	assert_returns(sigaction(SIGALRM, &action, NULL), 0);
+	assert_returns(setitimer(ITIMER_REAL, &time, NULL), 0);
+	for (size_t n = 1; signal_count < 1000; n = n * 7 % 5003 + 1) {
+		void *volatile memory[4];
+
+		for (int i = 0; i < 4; i++)
+			memory[i] = malloc(n * (size_t)(i + 1) * 13);
+		for (int i = 0; i < 4; i++)
+			free(memory[i]);
+	}
+	assert_returns(setitimer(ITIMER_REAL, &stop, NULL), 0);
+	assert_that(signal(SIGALRM, SIG_DFL) != SIG_ERR);
+	assert_returns(handler_failed, 0);
+	recv_text(p->b, "x");
+	close(quiet[0]);
+	close(quiet[1]);
+}
+
 // clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(handler_sends),
@@ -249,6 +291,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(handler_uses_same_connection),
     TEST_SETTLED(actions_read_back),
     TEST_SETTLED(handler_on_small_stack),
+    TEST_SETTLED(handler_polls_while_memory_is_taken),
 };
 // clang-format on
 
