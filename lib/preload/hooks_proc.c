@@ -161,7 +161,7 @@ static bool leave_all(void)
 	for (int fd = 0; fd <= fd_highest(); fd++) {
 		struct rlm_conn *c = fd_conn(fd);
 
-		if (c && c->bound && (stream_to_kernel(c, fd, RLM_WHY_OPTION) < 0 || !hook_is_kernels(c, fd)))
+		if (c && c->bound && (stream_to_kernel_whole(c, fd) < 0 || c->bound))
 			done = false;
 	}
 	return done;

@@ -133,6 +133,8 @@ int64_t stream_send_file(struct rlm_conn *c, int fd, int file, off64_t *offset, 
 // Before the kernel must see the socket used in a way librlm does not follow: ends rounds, forbids new ones, and waits (bounded) until
 // both directions are plain. why: RLM_WHY_*. 0, or -EBUSY when it could not be done in time.
 int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why);
+// The same before nobody here looks at the ring, or for frames, any more: nothing of either may be left.
+int stream_to_kernel_whole(struct rlm_conn *c, int fd);
 // The same for all connections, or for those whose descriptors survive exec. Others will read them: nothing stays in the ring for us alone.
 // for_good: this program ends here. What cannot be had in time, and nobody else of the family will see to, is reset.
 void stream_all_to_kernel(enum rlm_why why, bool kept_only, bool for_good);

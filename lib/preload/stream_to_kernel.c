@@ -160,6 +160,11 @@ int stream_to_kernel(struct rlm_conn *c, int fd, enum rlm_why why)
 	return to_kernel_for_good(c, fd, why, why == RLM_WHY_OPTION ? LEFT_RING_AND_FRAMES : LEFT_NOTHING);
 }
 
+int stream_to_kernel_whole(struct rlm_conn *c, int fd)
+{
+	return to_kernel_for_good(c, fd, RLM_WHY_OPTION, LEFT_NOTHING);
+}
+
 void stream_to_kernel_for_shut_rd(struct rlm_conn *c, int fd)
 {
 	to_kernel_for_good(c, fd, RLM_WHY_OPTION, LEFT_RING);
