@@ -115,6 +115,21 @@ void stream_end_keeping(void)
 
 static struct rlm_place child_place; // under the lock of epoll_fork_prepare()
 
+// What a child gets of the table was counted for it: no descriptor gets known in between.
+static struct rlm_lock counting;
+
+bool stream_hold(struct rlm_conn *c, int fd)
+{
+	bool held;
+
+	rlm_lock_take(&counting);
+	held = family_hold(&arena, &arena.place, c);
+	if (held)
+		fd_set_entry(fd, FD_CONN, conn_index(&arena, c));
+	rlm_lock_drop(&counting);
+	return held;
+}
+
 static int keep_place_fd(int fd)
 {
 	return fd < 0 ? fd : fd_make_internal(fd);
@@ -146,6 +161,7 @@ void stream_fork_prepare(void)
 	rlm_lock_barrier();
 	epoll_fork_prepare();
 	stream_take_place(&child_place);
+	rlm_lock_take(&counting);
 	for (int fd = 0; fd <= fd_highest(); fd++) {
 		struct rlm_conn *c = fd_conn(fd);
 
@@ -166,6 +182,7 @@ void stream_fork_prepare(void)
 
 void stream_fork_parent(void)
 {
+	rlm_lock_drop(&counting);
 	fd_close_internal(child_place.fd);
 	family_leave_place(&arena, &child_place);
 	epoll_fork_parent();
@@ -173,6 +190,7 @@ void stream_fork_parent(void)
 
 void stream_fork_child(void)
 {
+	atomic_store_explicit(&counting.word, 0, memory_order_relaxed);
 	atomic_store_explicit(&stream_closing, 0, memory_order_relaxed);
 	fd_close_internal(arena.place.fd);
 	family_leave_place(&arena, &arena.place);

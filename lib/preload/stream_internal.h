@@ -183,6 +183,9 @@ static inline void stream_enter(struct rlm_conn *c)
 	FAMILY_ENTER(&arena, c, users);
 }
 
+// A descriptor of it gets known. false: it has too many.
+bool stream_hold(struct rlm_conn *c, int fd);
+
 static inline void stream_leave(struct rlm_conn *c)
 {
 	FAMILY_LEAVE(&arena, c, users);

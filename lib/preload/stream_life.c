@@ -104,10 +104,9 @@ struct rlm_conn *stream_open(int fd, bool nonblock)
 		fd_clear(fd);
 		return NULL;
 	}
-	family_hold(&arena, &arena.place, c);
 	if (nonblock)
 		atomic_store_explicit(&c->flags, RLM_CONN_NONBLOCK, memory_order_relaxed);
-	fd_set_entry(fd, FD_CONN, conn_index(&arena, c));
+	stream_hold(c, fd);
 	return c;
 }
 
@@ -314,9 +313,8 @@ void stream_duplicated(int oldfd, int newfd)
 		return;
 	switch ((enum fd_kind)(entry >> FD_VALUE_BITS)) {
 	case FD_CONN:
-		if (family_hold(&arena, &arena.place, fd_conn(oldfd)))
-			break;
-		stream_to_kernel(fd_conn(oldfd), oldfd, RLM_WHY_LIMIT);
+		if (!stream_hold(fd_conn(oldfd), newfd))
+			stream_to_kernel(fd_conn(oldfd), oldfd, RLM_WHY_LIMIT);
 		return;
 	case FD_EPOLL:
 		epoll_duplicated(entry & FD_VALUE_MASK);
