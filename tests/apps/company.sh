@@ -66,7 +66,7 @@ example_echo() {
 	server 8603 "$@" "$dir/echo-server" 8603
 	client timeout 50 "$@" "$dir/echo-client" "$server_address" 8603 "$rounds" >"$dir/out" || fail "$(tail -n 3 "$dir/client.log")"
 	! grep -E '(Address|Thread)Sanitizer|Invalid (read|write)' "$dir"/*.log || fail "$(grep -m 1 -E 'Sanitizer|Invalid' "$dir"/*.log)"
-	need 1 500000
+	need 1 $((rounds * 50))
 	say "$(sed -n 's/.*, \([0-9.]* us\) each/\1/p' "$dir/out")"
 }
 
