@@ -327,14 +327,14 @@ part_crash() {
 	all_end && nothing_left
 }
 
-# loses_u1 COMMAND...: a domain ends by it in the middle of a stream.
-loses_u1() {
+# A domain is destroyed in the middle of a stream.
+part_destroy() {
 	all_start || return 1
 	background u1 iperf3 "env $preload iperf3 -s -1" || return 1
 	listens u1 5201 || return 1
 	background u2 client "env $preload iperf3 -c 10.0.2.11 -t 300" || return 1
 	until_on 90 u2 'rlmctl connections | grep -q " ring "' || return 1
-	"$@" || return 1
+	on dom0 'xl destroy u1' || return 1
 	until_on 60 dom0 'rlmctl events | grep -q domain-gone' || return 1
 	# Nobody maps its memory any more, or it would stay in the list without a name.
 	until_on 60 dom0 '[ $(xl list | tail -n +2 | wc -l) = 2 ]' || { on dom0 'xl list'; return 1; }
@@ -349,14 +349,6 @@ loses_u1() {
 	iperf3_run u1 u2 "$preload" -n $(volume 64) | gigabits
 	at_least "bytes by ring with the new domain" "$(ring_bytes u1)" $(volume 15) || return 1
 	all_end && nothing_left
-}
-
-part_destroy() {
-	loses_u1 on dom0 'xl destroy u1'
-}
-
-part_panic() {
-	loses_u1 background u1 panic "sh -c 'sleep 1; echo c >/proc/sysrq-trigger'" # when the agent has answered
 }
 
 # The broker comes late, goes, and comes back; guests do, too.
