@@ -27,11 +27,6 @@ static bool has_changed(const struct futex_waitv *words, unsigned n)
 	return false;
 }
 
-static bool is_before(const struct timespec *a, const struct timespec *b)
-{
-	return a->tv_sec < b->tv_sec || (a->tv_sec == b->tv_sec && a->tv_nsec < b->tv_nsec);
-}
-
 #define LOOK_FIRST 10000000u // ns
 #define LOOK_LAST 1000000000u
 
@@ -49,7 +44,7 @@ static long sleep_on_first(const struct futex_waitv *words, unsigned n, const st
 			return -EINTR;
 		look.set = false;
 		deadline_start(&look, pause);
-		last = deadline && is_before(deadline, &look.at);
+		last = deadline && rlm_time_minus(*deadline, look.at).tv_sec < 0;
 		r = sys_futex_wait_until(first, (uint32_t)words[0].val, last ? deadline : &look.at);
 		// With a time-out the kernel restarts nothing. Without, it would have, unless a handler says otherwise.
 		if (r == -EINTR && !deadline && signals_handled != handled)

@@ -105,6 +105,19 @@ static void test_sender_ends(void **state)
 	}
 }
 
+// R has read so much of what S has put into the ring.
+static void ask_back_more_than_tcp_takes(uint64_t read)
+{
+	pair_close(&pair);
+	pair_open(&pair, 64 * RING);
+	promote();
+	tcp_set_buffers(S->fd, 4000); // the round does not hear of it
+	tcp_set_buffers(R->fd, 4000);
+	send_exactly(60 * RING);
+	receive_exactly(read);
+	cutover_rx_ask(&R->b);
+}
+
 // What another process of the family did that was killed between the kernel's part of it and the counting.
 static void taken_by_one_who_died(void *data, uint64_t n)
 {
@@ -178,14 +191,7 @@ static void test_bytes_resent_by_one_who_died(void **state)
 {
 	uint64_t at, n = 0;
 
-	pair_close(&pair);
-	pair_open(&pair, 64 * RING);
-	promote();
-	tcp_set_buffers(S->fd, 4000); // the round does not hear of it
-	tcp_set_buffers(R->fd, 4000);
-	send_exactly(60 * RING);
-	receive_exactly(RING);
-	cutover_rx_ask(&R->b);
+	ask_back_more_than_tcp_takes(RING);
 	end_send_pattern(S, 0, 10);
 	while (R->received < S->sent) {
 		assert_true(end_recv_pattern(R, 0, 5000, false) != 0);
@@ -201,14 +207,7 @@ static void test_bytes_resent_by_one_who_died(void **state)
 static void test_sender_dies_while_resending(void **state)
 {
 	for (int frames = 0; frames < 6; frames++) {
-		pair_close(&pair);
-		pair_open(&pair, 64 * RING);
-		promote();
-		tcp_set_buffers(S->fd, 4000); // the round does not hear of it
-		tcp_set_buffers(R->fd, 4000);
-		send_exactly(60 * RING);
-		receive_exactly(RING + (uint64_t)frames);
-		cutover_rx_ask(&R->b);
+		ask_back_more_than_tcp_takes(RING + (uint64_t)frames);
 		end_send_pattern(S, 0, 10);
 		assert_true(cutover_tx_owes(&S->b));
 		if (frames & 1) { // some of them are on their way
@@ -403,14 +402,7 @@ static void test_receiver_asks_with_nothing_left(void **state)
 // More is sent again than TCP takes at once: it stays in front of what is newer.
 static void test_receiver_asks_through_full_tcp(void **state)
 {
-	pair_close(&pair);
-	pair_open(&pair, 64 * RING);
-	promote();
-	tcp_set_buffers(S->fd, 4000); // the round does not hear of it
-	tcp_set_buffers(R->fd, 4000);
-	send_exactly(60 * RING);
-	receive_exactly(RING);
-	cutover_rx_ask(&R->b);
+	ask_back_more_than_tcp_takes(RING);
 	assert_int_equal(end_send_pattern(S, 0, 10), -EAGAIN);
 	assert_true(cutover_tx_owes(&S->b));
 	assert_false(cutover_tx_is_plain(&S->b));
