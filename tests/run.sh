@@ -31,7 +31,7 @@ asan_build() {
 # a differential test that fails half-way, or a forked child that leaves by _exit(), frees nothing.
 asan_preload() {
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-		"$root/tests/preload/run.py" --build "$build-asan" --states ring test_bulk test_hostile test_poll test_recv &&
+		"$root/tests/preload/run.py" --build "$build-asan" --states ring test_bulk test_hostile test_poll test_poll_sleep test_recv &&
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 RLM_BUILD=$build-asan \
 			"$root/tests/chaos/run.sh" 30
 }

@@ -117,6 +117,16 @@ void recv_pattern(int fd, uint32_t seed, uint64_t offset, size_t size);
 void recv_end(int fd); // the end of the stream is next
 unsigned next_random(unsigned *seed);
 
+// A thread that sends the pattern on one socket and receives it on another, over and over.
+struct flow {
+	pthread_t thread;
+	int from, to;
+	_Atomic bool stop;
+	_Atomic uint64_t moved;
+};
+void flow_start(struct flow *flow, int from, int to); // returns when bytes have arrived
+void flow_stop(struct flow *flow);
+
 void send_text(int fd, const char *text);
 void recv_text(int fd, const char *text); // exactly this, in as many pieces as it takes
 int readable_bytes(int fd); // FIONREAD

@@ -74,6 +74,34 @@ void recv_pattern(int fd, uint32_t seed, uint64_t offset, size_t size)
 	}
 }
 
+static void *flow_main(void *arg)
+{
+	struct flow *flow = arg;
+
+	while (!flow->stop) {
+		const size_t size = 1000;
+
+		send_pattern(flow->from, 3, flow->moved, size);
+		recv_pattern(flow->to, 3, flow->moved, size);
+		flow->moved += size;
+	}
+	return NULL;
+}
+
+void flow_start(struct flow *flow, int from, int to)
+{
+	*flow = (struct flow){.from = from, .to = to};
+	assert_returns(pthread_create(&flow->thread, NULL, flow_main, flow), 0);
+	while (!flow->moved)
+		sched_yield();
+}
+
+void flow_stop(struct flow *flow)
+{
+	flow->stop = true;
+	assert_returns(pthread_join(flow->thread, NULL), 0);
+}
+
 void recv_end(int fd)
 {
 	char byte;

@@ -362,32 +362,13 @@ static void grandchild(void **state)
 	recv_text(p->b, "to parent");
 }
 
-struct traffic {
-	int from, to;
-	_Atomic bool stop;
-	_Atomic uint64_t moved;
-};
-
-static void *traffic_main(void *arg)
-{
-	struct traffic *t = arg;
-
-	do {
-		send_pattern(t->from, 6, t->moved, 500);
-		recv_pattern(t->to, 6, t->moved, 500);
-		t->moved += 500;
-	} while (!t->stop);
-	return NULL;
-}
-
 // Forks while another thread is inside our calls; the children use other connections.
 static void fork_under_traffic(void **state)
 {
 	struct pair *p = *state;
-	struct traffic t = {.from = p->a, .to = p->b};
-	pthread_t thread;
+	struct flow flow;
 
-	assert_returns(pthread_create(&thread, NULL, traffic_main, &t), 0);
+	flow_start(&flow, p->a, p->b);
 	for (int i = 0; i < 20; i++) {
 		pid_t child = fork();
 
@@ -404,9 +385,7 @@ static void fork_under_traffic(void **state)
 		}
 		child_finish(child);
 	}
-	t.stop = true;
-	assert_returns(pthread_join(thread, NULL), 0);
-	assert_that(t.moved > 0);
+	flow_stop(&flow);
 }
 
 // A child's new connections are its own affair, and are accelerated like any.

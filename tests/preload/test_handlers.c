@@ -38,34 +38,13 @@ static void handler_sends(void **state)
 	assert_returns(sleeper_join(&sleeper), 1);
 }
 
-struct busy {
-	int from, to;
-	_Atomic bool stop;
-	_Atomic uint64_t moved;
-};
-
-static void *exchange_all_the_time(void *arg)
-{
-	struct busy *b = arg;
-
-	while (!b->stop) {
-		unsigned char buffer[1000];
-
-		send_pattern(b->from, 3, b->moved, sizeof(buffer));
-		recv_pattern(b->to, 3, b->moved, sizeof(buffer));
-		b->moved += sizeof(buffer);
-	}
-	return NULL;
-}
-
 // A handler that sends on the socket which its thread is sending on, at any instant of that.
 static void handler_sends_at_any_time(void **state)
 {
 	struct pair *p = *state;
 	struct sigaction action = {.sa_handler = sending_handler, .sa_flags = SA_RESTART};
-	struct busy b = {.from = p->a, .to = p->b};
+	struct flow flow;
 	unsigned char buffer[4096];
-	pthread_t thread;
 	int got = 0;
 
 	// The handler sends on the other direction of the connection the thread uses.
@@ -73,21 +52,18 @@ static void handler_sends_at_any_time(void **state)
 	handler_failed = 0;
 	signal_count = 0;
 	sigaction(SIGUSR1, &action, NULL);
-	assert_returns(pthread_create(&thread, NULL, exchange_all_the_time, &b), 0);
-	while (!b.moved)
-		sched_yield();
+	flow_start(&flow, p->a, p->b);
 	for (int i = 0; i < 1000; i++) {
 		ssize_t n;
 
-		pthread_kill(thread, SIGUSR1);
+		pthread_kill(flow.thread, SIGUSR1);
 		while (signal_count <= i)
 			sched_yield();
 		n = recv(p->a, buffer, sizeof(buffer), MSG_DONTWAIT);
 		if (n > 0)
 			got += n;
 	}
-	b.stop = true;
-	assert_returns(pthread_join(thread, NULL), 0);
+	flow_stop(&flow);
 	assert_returns(handler_failed, 0);
 	while (got < signal_count) {
 		ssize_t n = recv(p->a, buffer, sizeof(buffer), 0);
