@@ -167,11 +167,15 @@ static struct rlmd_domain *domain_named(struct rlmd_broker *broker, const char *
 	return NULL;
 }
 
-// *domain, or an answer that says why not.
-static json_t *domain_here(struct rlmd_broker *broker, const json_t *request, struct rlmd_domain **domain)
+// *domain, which `asking` may move, or an answer that says why not.
+static json_t *domain_asked(struct rlmd_broker *broker, const struct rlmd_client *asking, const json_t *request,
+			    struct rlmd_domain **domain)
 {
 	const char *name = json_string_value(json_object_get(request, "domain"));
+	json_t *refusal = not_allowed(asking);
 
+	if (refusal)
+		return refusal;
 	if (!name)
 		return error("\"domain\" must be a name");
 	*domain = domain_named(broker, name);
@@ -231,10 +235,8 @@ json_t *rlmd_move_prepare(struct rlmd_broker *broker, struct rlmd_client *asking
 	const json_t *timeout = json_object_get(request, "timeout");
 	double seconds = timeout ? json_number_value(timeout) : broker->config.quiesce_time;
 	struct rlmd_domain *domain;
-	json_t *refusal = not_allowed(asking);
+	json_t *refusal = domain_asked(broker, asking, request, &domain);
 
-	if (!refusal)
-		refusal = domain_here(broker, request, &domain);
 	if (refusal)
 		return refusal;
 	if (!(seconds > 0 && seconds <= PATIENCE_MAX))
@@ -324,10 +326,8 @@ json_t *rlmd_move_depart(struct rlmd_broker *broker, struct rlmd_client *asking,
 	bool announced = !json_is_false(json_object_get(request, "announced"));
 	struct rlmd_client *client;
 	struct rlmd_domain *domain;
-	json_t *refusal = not_allowed(asking);
+	json_t *refusal = domain_asked(broker, asking, request, &domain);
 
-	if (!refusal)
-		refusal = domain_here(broker, request, &domain);
 	if (refusal)
 		return refusal;
 	if (!to || strlen(to) >= sizeof(domain->moved_to) || !host)

@@ -70,30 +70,27 @@ static void names_read(struct rlmd_guest *guest)
 	interfaces_read(guest);
 }
 
-static void watches_begin(struct rlmd_guest *guest)
+static void watch(struct rlmd_guest *guest, const char *path, bool on)
 {
-	char path[64], token[16];
+	char token[16];
 
 	snprintf(token, sizeof(token), "%u", guest->id);
-	for (size_t i = 0; i < sizeof(watched) / sizeof(watched[0]); i++) {
-		rlmd_guest_path(path, sizeof(path), guest, watched[i]);
+	if (on)
 		rlmd_store_watch_add(guest->broker->xen, path, token);
-	}
-	vif_path(path, sizeof(path), guest);
-	rlmd_store_watch_add(guest->broker->xen, path, token);
+	else
+		rlmd_store_watch_end(guest->broker->xen, path, token);
 }
 
-static void watches_end(struct rlmd_guest *guest)
+static void watch_all(struct rlmd_guest *guest, bool on)
 {
-	char path[64], token[16];
+	char path[64];
 
-	snprintf(token, sizeof(token), "%u", guest->id);
 	for (size_t i = 0; i < sizeof(watched) / sizeof(watched[0]); i++) {
 		rlmd_guest_path(path, sizeof(path), guest, watched[i]);
-		rlmd_store_watch_end(guest->broker->xen, path, token);
+		watch(guest, path, on);
 	}
 	vif_path(path, sizeof(path), guest);
-	rlmd_store_watch_end(guest->broker->xen, path, token);
+	watch(guest, path, on);
 }
 
 static void guest_add(struct rlmd_broker *broker, unsigned id)
@@ -119,7 +116,7 @@ static void guest_add(struct rlmd_broker *broker, unsigned id)
 	log_info("%s: domain %u, uuid %s", guest->domain->name, id, guest->uuid);
 	rlmd_event(&broker->events, "domain", guest->domain->name, NULL, "domain %u, uuid %s, location %016llx", id, guest->uuid,
 		   (unsigned long long)guest->location);
-	watches_begin(guest);
+	watch_all(guest, true);
 }
 
 static void guest_free(struct rlmd_guest *guest)
@@ -141,7 +138,7 @@ static void guest_remove(struct rlmd_guest *guest)
 
 	log_info("%s: domain %u is gone", guest->domain->name, guest->id);
 	rlmd_event(&broker->events, "domain-gone", guest->domain->name, NULL, "domain %u", guest->id);
-	watches_end(guest);
+	watch_all(guest, false);
 	rlmd_departure_gone(guest);
 	rlmd_pipe_close(&guest->pipe);
 	DL_DELETE(broker->xen->guests, guest);

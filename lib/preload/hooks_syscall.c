@@ -59,31 +59,32 @@ static const sigset_t *signal_set(const void *kernel, sigset_t *set)
 	return set;
 }
 
-// The kernel writes back what is left of a time-out; libc's functions do not.
-static void take_time(struct timespec *timeout, const struct timespec *start)
+// The kernel writes back what is left of a time-out, unless the call failed; libc's functions do not.
+static void take_time(struct timespec *timeout, const struct timespec *start, int result)
 {
+	int saved = errno;
 	struct timespec now;
 
+	if (!timeout || (result < 0 && saved != EINTR))
+		return;
 	rlm_clock_now(&now);
 	*timeout = rlm_time_minus(*timeout, rlm_time_minus(now, *start));
 	if (timeout->tv_sec < 0)
 		*timeout = (struct timespec){0, 0};
+	errno = saved;
 }
 
 static long do_ppoll(const long a[6])
 {
 	struct timespec *timeout = PTR(2), start;
 	sigset_t set;
-	int r, saved;
+	int r;
 
 	if ((PTR(3) && a[4] != KERNEL_SIGSET) || (timeout && hook_is_bad(timeout)))
 		return pass_on(SYS_ppoll, a);
 	rlm_clock_now(&start);
 	r = ppoll(PTR(0), (nfds_t)a[1], timeout, signal_set(PTR(3), &set));
-	saved = errno;
-	if (timeout && (r >= 0 || saved == EINTR))
-		take_time(timeout, &start);
-	errno = saved;
+	take_time(timeout, &start, r);
 	return r;
 }
 
@@ -95,17 +96,14 @@ static long do_pselect(const long a[6])
 	} *mask = PTR(5);
 	struct timespec *timeout = PTR(4), start;
 	sigset_t set;
-	int r, saved;
+	int r;
 
 	if ((mask && (hook_is_bad(mask) || (mask->set && mask->size != KERNEL_SIGSET))) ||
 	    (timeout && hook_is_bad(timeout)))
 		return pass_on(SYS_pselect6, a);
 	rlm_clock_now(&start);
 	r = pselect(INT(0), PTR(1), PTR(2), PTR(3), timeout, signal_set(mask ? mask->set : NULL, &set));
-	saved = errno;
-	if (timeout && (r >= 0 || saved == EINTR))
-		take_time(timeout, &start);
-	errno = saved;
+	take_time(timeout, &start, r);
 	return r;
 }
 

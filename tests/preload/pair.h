@@ -167,6 +167,14 @@ int call_read(void *arg);
 int call_send_much(void *arg); // until it fails
 int call_poll(void *arg); // until there is something to read
 int call_select(void *arg);
+// `arg` points to a struct pattern.
+struct pattern { // its first bytes
+	int fd;
+	uint32_t seed;
+	size_t size;
+};
+int call_send_pattern(void *arg);
+int call_recv_pattern(void *arg);
 
 void catch_signal(int signal, int flags); // counts it in signal_count
 extern volatile sig_atomic_t signal_count;

@@ -152,6 +152,22 @@ int call_select(void *arg)
 	return select(*(int *)arg + 1, &set, NULL, NULL, NULL);
 }
 
+int call_send_pattern(void *arg)
+{
+	const struct pattern *p = arg;
+
+	send_pattern(p->fd, p->seed, 0, p->size);
+	return 0;
+}
+
+int call_recv_pattern(void *arg)
+{
+	const struct pattern *p = arg;
+
+	recv_pattern(p->fd, p->seed, 0, p->size);
+	return 0;
+}
+
 // -- processes --
 
 void child_finish(pid_t pid)

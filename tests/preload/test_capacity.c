@@ -7,17 +7,22 @@
 #define SIZE 100000
 #define LARGE 1000000 // more than a ring holds
 
+static void write_before_reading(struct pair *p, size_t size, int rounds)
+{
+	for (int i = 0; i < rounds; i++) {
+		send_pattern(p->a, 1, i * size, size);
+		send_pattern(p->b, 2, i * size, size);
+		recv_pattern(p->b, 1, i * size, size);
+		recv_pattern(p->a, 2, i * size, size);
+	}
+}
+
 // Loopback TCP takes this much on both sides without anyone reading.
 static void both_write_first(void **state)
 {
 	struct pair *p = *state;
 
-	for (int i = 0; i < 5; i++) {
-		send_pattern(p->a, 1, i * SIZE, SIZE);
-		send_pattern(p->b, 2, i * SIZE, SIZE);
-		recv_pattern(p->b, 1, i * SIZE, SIZE);
-		recv_pattern(p->a, 2, i * SIZE, SIZE);
-	}
+	write_before_reading(p, SIZE, 5);
 	if (carrier() != CARRIER_RING_SMALL)
 		pair_check_ring(p);
 }
@@ -90,12 +95,7 @@ static void both_write_much_first(void **state)
 {
 	struct pair *p = *state;
 
-	for (int i = 0; i < 3; i++) {
-		send_pattern(p->a, 1, i * LARGE, LARGE);
-		send_pattern(p->b, 2, i * LARGE, LARGE);
-		recv_pattern(p->b, 1, i * LARGE, LARGE);
-		recv_pattern(p->a, 2, i * LARGE, LARGE);
-	}
+	write_before_reading(p, LARGE, 3);
 }
 
 // Room is waited for before each send, so that none finds too little of it.

@@ -200,12 +200,7 @@ static void from_both_sides(void **state)
 			struct pair p = {side[0].fd, side[1].fd, *(int *)*state};
 
 			met++;
-			for (int n = 0; n < 20; n++) {
-				send_text(p.a, "abc");
-				recv_text(p.b, "abc");
-				send_text(p.b, "def");
-				recv_text(p.a, "def");
-			}
+			pair_talk(&p, 20);
 		}
 		close(side[0].fd);
 		close(side[1].fd);

@@ -220,10 +220,7 @@ static void plain_options(void **state)
 	set_int(p->a, IPPROTO_TCP, TCP_USER_TIMEOUT, 2000);
 	set_int(p->a, IPPROTO_TCP, TCP_QUICKACK, 1);
 	set_int(p->a, SOL_SOCKET, SO_PRIORITY, 3);
-	send_text(p->a, "abc");
-	recv_text(p->b, "abc");
-	send_text(p->b, "def");
-	recv_text(p->a, "def");
+	pair_talk(p, 1);
 	pair_check_ring(p);
 }
 

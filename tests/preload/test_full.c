@@ -24,10 +24,7 @@ static void both_full(void **state)
 
 	drain_socket(p->b, 1, 0, ab);
 	drain_socket(p->a, 2, 0, ba);
-	send_text(p->a, "and on");
-	recv_text(p->b, "and on");
-	send_text(p->b, "and on");
-	recv_text(p->a, "and on");
+	pair_talk(p, 1);
 	pair_check_ring(p);
 }
 
@@ -80,29 +77,15 @@ static void full_then_exit(void **state)
 	close(fds[1]);
 }
 
-struct sender {
-	int fd;
-	uint32_t seed;
-	size_t size;
-};
-
-static int send_it(void *arg)
-{
-	struct sender *s = arg;
-
-	send_pattern(s->fd, s->seed, 0, s->size);
-	return 0;
-}
-
 // A writer that waits for room goes on byte by byte as the reader makes some.
 static void slow_reader(void **state)
 {
 	struct pair *p = *state;
-	struct sender s = {p->a, 5, 6u << 20};
+	struct pattern s = {p->a, 5, 6u << 20};
 	struct sleeper sleeper;
 	unsigned char buffer[30011];
 
-	sleeper_start(&sleeper, send_it, &s);
+	sleeper_start(&sleeper, call_send_pattern, &s);
 	for (uint64_t at = 0; at < s.size;) {
 		ssize_t got = recv(p->b, buffer, sizeof(buffer), 0);
 
@@ -146,11 +129,11 @@ static void partial_writes(void **state)
 static void small_send_buffer(void **state)
 {
 	struct pair *p = *state;
-	struct sender s = {p->a, 5, 200000};
+	struct pattern s = {p->a, 5, 200000};
 	struct sleeper sleeper;
 
 	set_int(p->a, SOL_SOCKET, SO_SNDBUF, 2048);
-	sleeper_start(&sleeper, send_it, &s);
+	sleeper_start(&sleeper, call_send_pattern, &s);
 	recv_pattern(p->b, 5, 0, s.size);
 	assert_returns(sleeper_join(&sleeper), 0);
 }
@@ -174,7 +157,7 @@ static void small_open(struct pair *p, int family)
 // Room is told of before all has been read.
 static void check_bound(struct pair *p)
 {
-	struct sender s = {p->a, 2, BOUND};
+	struct pattern s = {p->a, 2, BOUND};
 	struct sleeper sleeper;
 	size_t queued = fill_socket(p->a, 1);
 
@@ -184,7 +167,7 @@ static void check_bound(struct pair *p)
 	assert_that(wait_for(p->a, POLLOUT, DEADLINE_MS));
 	recv_pattern(p->b, 1, queued - 500, 500);
 
-	sleeper_start(&sleeper, send_it, &s);
+	sleeper_start(&sleeper, call_send_pattern, &s);
 	recv_pattern(p->b, 2, 0, BOUND / 2);
 	nap_ms(QUIET_MS);
 	recv_pattern(p->b, 2, BOUND / 2, BOUND / 2);

@@ -237,15 +237,11 @@ static void close_all_by_hand(void **state)
 	child_finish(child);
 }
 
-struct closer {
-	int number;
-	_Atomic bool stop;
-};
-
 static void *open_and_close(void *arg)
 {
-	struct closer *c = arg;
-	while (!c->stop) {
+	const _Atomic bool *stop = arg;
+
+	while (!*stop) {
 		int fd = open("/dev/null", O_RDWR);
 		if (fd >= 0)
 			close(fd);
@@ -257,25 +253,22 @@ static void *open_and_close(void *arg)
 static void numbers_race(void **state)
 {
 	int family = *(int *)*state;
-	struct closer c = {0};
+	_Atomic bool stop = false;
 	pthread_t thread;
 
-	assert_returns(pthread_create(&thread, NULL, open_and_close, &c), 0);
+	assert_returns(pthread_create(&thread, NULL, open_and_close, &stop), 0);
 	for (int i = 0; i < 100; i++) {
 		struct pair p;
 
 		pair_open(&p, family);
 		if (i % 10 == 0)
 			pair_settle(&p);
-		send_text(p.a, "abc");
-		recv_text(p.b, "abc");
-		send_text(p.b, "def");
-		recv_text(p.a, "def");
+		pair_talk(&p, 1);
 		assert_returns(close(p.a), 0);
 		recv_end(p.b);
 		assert_returns(close(p.b), 0);
 	}
-	c.stop = true;
+	stop = true;
 	pthread_join(thread, NULL);
 }
 

@@ -34,24 +34,10 @@ static void file_check(int fd, uint32_t seed, size_t size)
 	free(data);
 }
 
-struct receiver {
-	int fd;
-	uint32_t seed;
-	size_t size;
-};
-
-static int receive(void *arg)
+static void receiver_start(struct sleeper *sleeper, struct pattern *r, int fd, size_t size)
 {
-	struct receiver *r = arg;
-
-	recv_pattern(r->fd, r->seed, 0, r->size);
-	return 0;
-}
-
-static void receiver_start(struct sleeper *sleeper, struct receiver *r, int fd, size_t size)
-{
-	*r = (struct receiver){fd, 1, size};
-	sleeper_start(sleeper, receive, r);
+	*r = (struct pattern){fd, 1, size};
+	sleeper_start(sleeper, call_recv_pattern, r);
 }
 
 static void whole_file(void **state)
@@ -59,7 +45,7 @@ static void whole_file(void **state)
 	struct pair *p = *state;
 	int file = file_open(1, SIZE);
 	off_t at = 0;
-	struct receiver r;
+	struct pattern r;
 	struct sleeper sleeper;
 
 	receiver_start(&sleeper, &r, p->b, SIZE);
@@ -110,7 +96,7 @@ static void from_disk(void **state)
 	int file = file_open(1, SIZE), proc = open("/proc/version", O_RDONLY);
 	char line[4096], got[4096];
 	ssize_t n = pread(proc, line, sizeof(line), 0);
-	struct receiver r;
+	struct pattern r;
 	struct sleeper sleeper;
 
 	fsync(file);
@@ -169,7 +155,7 @@ static void sendfile_nonblocking(void **state)
 	int file = file_open(1, size);
 	off_t at = 0;
 	ssize_t sent;
-	struct receiver r;
+	struct pattern r;
 	struct sleeper sleeper;
 
 	set_nonblocking(p->a, true);
@@ -221,7 +207,7 @@ static void splice_both_ways(void **state)
 	int in = file_open(1, SIZE), out = file_open(2, 0), fds[2];
 	size_t moved = 0, done = 0;
 	loff_t at = 0;
-	struct receiver r;
+	struct pattern r;
 	struct sleeper sleeper;
 
 	assert_returns(pipe(fds), 0);

@@ -281,12 +281,7 @@ static void cancelled(void **state)
 	assert_returns(pthread_cancel(sleeper.thread), 0);
 	assert_returns(pthread_join(sleeper.thread, &result), 0);
 	assert_that(result == PTHREAD_CANCELED);
-	for (int i = 0; i < 10; i++) {
-		send_text(p->a, "abc");
-		recv_text(p->b, "abc");
-		send_text(p->b, "def");
-		recv_text(p->a, "def");
-	}
+	pair_talk(p, 10);
 }
 
 static void cancelled_in_poll(void **state)

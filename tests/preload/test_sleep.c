@@ -182,33 +182,20 @@ static void one_instance_for_life(void **state)
 	close(ep);
 }
 
-struct blocked_sender {
-	int fd;
-	size_t size;
-};
-
-static int send_all_of_it(void *arg)
-{
-	struct blocked_sender *s = arg;
-
-	send_pattern(s->fd, 8, 0, s->size);
-	return 1;
-}
-
 // A sender that waits for room in the kernel's buffers when the promotion comes.
 static void sender_through_promotion(void **state)
 {
 	struct pair p;
-	struct blocked_sender s = {.size = 12u << 20};
+	struct pattern s = {.seed = 8, .size = 12u << 20};
 	struct sleeper sleeper;
 
 	pair_open(&p, *(int *)*state);
 	pair_touch(&p);
 	s.fd = p.a;
-	sleeper_start(&sleeper, send_all_of_it, &s);
+	sleeper_start(&sleeper, call_send_pattern, &s);
 	pair_wait_bound(&p);
 	recv_pattern(p.b, 8, 0, s.size);
-	assert_returns(sleeper_join(&sleeper), 1);
+	assert_returns(sleeper_join(&sleeper), 0);
 	pair_close(&p);
 }
 

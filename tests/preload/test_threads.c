@@ -257,12 +257,7 @@ static void *short_life(void *arg)
 	struct pair p;
 
 	pair_open(&p, *(int *)arg);
-	for (int i = 0; i < 20; i++) {
-		send_text(p.a, "abc");
-		recv_text(p.b, "abc");
-		send_text(p.b, "def");
-		recv_text(p.a, "def");
-	}
+	pair_talk(&p, 20);
 	pair_close(&p);
 	return NULL;
 }
