@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The broker: everything there is one of, and what its parts call of one another.
 //
-//   server.c   listens, accepts            handler.c  carries out what processes ask
-//   client.c   one session                 join.c     offers, matches, links, bindings
-//   report.c   answers rlmctl              timer.c    what happens by time alone
-//   leave.c    ends links, quiesces domains
-//   order.c    what rlmctl tells processes to do
-//   xen*.c     other Xen domains
+//   server.c   listens, accepts                 handler.c   carries out what processes ask
+//   client.c   one session, with outbox.c       codec.c     whether a message is well-formed
+//   naming.c   reads a socket's name            lookup.c    the same by BPF, not disturbing it
+//   join.c     offers, matches, bindings        registry.c  which ends belong together
+//   domain.c, group.c, user.c  who may be joined with whom, and have how much
+//   link.c     what two processes share         backend*.c  of what it is made
+//   leave.c    ends links, quiesces domains     move.c      domains go to another host
+//   report*.c  answers rlmctl, from table.c     order.c     what rlmctl tells processes to do
+//   timer.c    what happens by time alone       closer.c    closing that may take long
+//   isolate.c, sandbox.c  what rlmd gives up    xen*.c      other Xen domains
 #ifndef RLMD_BROKER_H
 #define RLMD_BROKER_H
 
