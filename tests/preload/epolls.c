@@ -49,3 +49,17 @@ void wait_take(int ep, int fd, uint32_t want)
 		nap_ms(1);
 	assert_returns(got, want);
 }
+
+uint32_t take_one(int ep, int timeout_ms)
+{
+	struct epoll_event event = {0};
+
+	return epoll_wait(ep, &event, 1, timeout_ms) == 1 ? event.events : 0;
+}
+
+int call_epoll(void *arg)
+{
+	struct epoll_event event;
+
+	return epoll_wait(*(int *)arg, &event, 1, DEADLINE_MS);
+}

@@ -15,7 +15,10 @@ void modify(int ep, int fd, uint32_t events);
 void del(int ep, int fd);
 // The events of the one descriptor that is ready, 0 for none.
 uint32_t take(int ep, int fd, int timeout_ms);
-// The same, once they are these.
+// The same of whichever it is.
+uint32_t take_one(int ep, int timeout_ms);
+int call_epoll(void *arg); // for a sleeper: epoll_wait() on the instance to which `arg` points
+// As take(), once they are these.
 void wait_take(int ep, int fd, uint32_t want);
 
 #endif

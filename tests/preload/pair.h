@@ -139,6 +139,9 @@ size_t fill_socket(int fd, uint32_t seed); // non-blocking writes until EAGAIN; 
 size_t fill_more(int fd, uint32_t seed, size_t filled);
 void drain_socket(int fd, uint32_t seed, uint64_t offset, size_t size);
 
+char *edge_open(size_t size); // so many bytes with nothing behind them; returns where they end
+void edge_close(char *edge, size_t size);
+
 int64_t now_ms(void);
 void nap_ms(int ms); // only to give something that must not happen the time to happen
 void set_nonblocking(int fd, bool on);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// What tests send and receive: streams whose every byte is known, short texts, full and empty sockets.
+// What tests send and receive: streams whose every byte is known, short texts, full and empty sockets, buffers with an edge.
 #include "pair.h"
+
+#include <sys/mman.h>
 
 static uint64_t pattern_word(uint32_t seed, uint64_t index)
 {
@@ -195,4 +197,18 @@ void drain_socket(int fd, uint32_t seed, uint64_t offset, size_t size)
 {
 	recv_pattern(fd, seed, offset, size);
 	assert_that(!wait_for(fd, POLLIN, 0));
+}
+
+char *edge_open(size_t size)
+{
+	char *start = mmap(NULL, size + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	assert_that(start != MAP_FAILED);
+	assert_returns(mprotect(start + size, 4096, PROT_NONE), 0);
+	return start + size;
+}
+
+void edge_close(char *edge, size_t size)
+{
+	munmap(edge - size, size + 4096);
 }

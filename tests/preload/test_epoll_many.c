@@ -1,22 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Several epoll instances, nested ones, several threads, forks, and thousands of sockets.
+// Several epoll instances, several threads, forks, and thousands of sockets.
 #include "epolls.h"
 
 #include <sys/resource.h>
 #include <time.h>
-
-static uint32_t take_one(int ep, int timeout_ms)
-{
-	struct epoll_event event = {0};
-
-	return epoll_wait(ep, &event, 1, timeout_ms) == 1 ? event.events : 0;
-}
-
-static int wait_one(void *arg)
-{
-	struct epoll_event event;
-	return epoll_wait(*(int *)arg, &event, 1, DEADLINE_MS);
-}
 
 // One socket in three instances: each has its own view and its own edges.
 static void several_instances(void **state)
@@ -58,7 +45,7 @@ static void several_sleepers(void **state)
 	for (int i = 0; i < 4; i++) {
 		eps[i] = instance();
 		add(eps[i], p->b, EPOLLIN | (i % 2 ? EPOLLET : 0));
-		sleeper_start(&sleepers[i], wait_one, &eps[i]);
+		sleeper_start(&sleepers[i], call_epoll, &eps[i]);
 	}
 	send_text(p->a, "x");
 	for (int i = 0; i < 4; i++) {
@@ -90,7 +77,7 @@ static void edge_wakes_one(void **state)
 
 	add(ep, p->b, EPOLLIN | EPOLLET);
 	for (int i = 0; i < 3; i++)
-		sleeper_start(&sleepers[i], wait_one, &ep);
+		sleeper_start(&sleepers[i], call_epoll, &ep);
 	for (int n = 1; n <= 3; n++) {
 		int64_t deadline = now_ms() + DEADLINE_MS;
 
@@ -157,98 +144,6 @@ static void worker_pool(void **state)
 	close(ep);
 }
 
-static void nested_level(void **state)
-{
-	struct pair *p = *state;
-	int inner = instance(), outer = instance();
-	struct pollfd item = {.fd = inner, .events = POLLIN};
-
-	add(inner, p->b, EPOLLIN);
-	add(outer, inner, EPOLLIN);
-	assert_returns(take_one(outer, 0), 0);
-	assert_returns(poll(&item, 1, 0), 0);
-	for (int i = 0; i < 5; i++) {
-		send_text(p->a, "x");
-		assert_returns(take_one(outer, DEADLINE_MS), EPOLLIN);
-		assert_returns(take_one(outer, DEADLINE_MS), EPOLLIN);
-		assert_returns(poll(&item, 1, DEADLINE_MS), 1);
-		assert_returns(take_one(inner, DEADLINE_MS), EPOLLIN);
-		recv_text(p->b, "x");
-		assert_returns(take_one(outer, 0), 0);
-		assert_returns(poll(&item, 1, 0), 0);
-		assert_returns(take_one(inner, 0), 0);
-	}
-	close(inner);
-	close(outer);
-	pair_check_ring(p);
-}
-
-static void nested_edge(void **state)
-{
-	struct pair *p = *state;
-	int inner = instance(), outer = instance();
-
-	add(inner, p->b, EPOLLIN | EPOLLET);
-	add(outer, inner, EPOLLIN | EPOLLET);
-	for (int i = 0; i < 5; i++) {
-		send_text(p->a, "x");
-		assert_returns(take_one(outer, DEADLINE_MS), EPOLLIN);
-		assert_returns(take_one(outer, QUIET_MS / 4), 0);
-		assert_returns(take_one(inner, DEADLINE_MS), EPOLLIN);
-		assert_returns(take_one(inner, 0), 0);
-		recv_text(p->b, "x");
-	}
-	close(inner);
-	close(outer);
-	pair_check_ring(p);
-}
-
-static void nested_sleeper(void **state)
-{
-	struct pair *p = *state;
-	int inner = instance(), middle = instance(), outer = instance();
-	struct sleeper sleeper;
-
-	add(inner, p->b, EPOLLIN);
-	add(middle, inner, EPOLLIN);
-	add(outer, middle, EPOLLIN);
-	for (int i = 0; i < 3; i++) {
-		sleeper_start(&sleeper, wait_one, &outer);
-		send_text(p->a, "x");
-		assert_returns(sleeper_join(&sleeper), 1);
-		recv_text(p->b, "x");
-		assert_returns(take_one(outer, 0), 0);
-	}
-	close(inner);
-	close(middle);
-	close(outer);
-	pair_check_ring(p);
-}
-
-static int poll_one(void *arg)
-{
-	struct pollfd item = {.fd = *(int *)arg, .events = POLLIN};
-	return poll(&item, 1, DEADLINE_MS);
-}
-
-// poll() sleeps on an epoll descriptor.
-static void poll_on_epoll(void **state)
-{
-	struct pair *p = *state;
-	int ep = instance();
-	struct sleeper sleeper;
-
-	add(ep, p->b, EPOLLIN);
-	for (int i = 0; i < 3; i++) {
-		sleeper_start(&sleeper, poll_one, &ep);
-		send_text(p->a, "x");
-		assert_returns(sleeper_join(&sleeper), 1);
-		recv_text(p->b, "x");
-	}
-	close(ep);
-	pair_check_ring(p);
-}
-
 // Several instances with one socket, exclusive: each byte wakes at least one of those that sleep.
 static void exclusive(void **state)
 {
@@ -260,7 +155,7 @@ static void exclusive(void **state)
 	for (int i = 0; i < 3; i++) {
 		eps[i] = instance();
 		add(eps[i], p->b, EPOLLIN | EPOLLEXCLUSIVE);
-		sleeper_start(&sleepers[i], wait_one, &eps[i]);
+		sleeper_start(&sleepers[i], call_epoll, &eps[i]);
 	}
 	for (int n = 1; n <= 3; n++) {
 		int64_t deadline = now_ms() + DEADLINE_MS;
@@ -511,10 +406,6 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(several_sleepers),
     TEST_SETTLED(edge_wakes_one),
     TEST_FAMILY(worker_pool),
-    TEST_SETTLED(nested_level),
-    TEST_SETTLED(nested_edge),
-    TEST_SETTLED(nested_sleeper),
-    TEST_SETTLED(poll_on_epoll),
     TEST_SETTLED(exclusive),
     TEST_SETTLED(dup_of_instance),
     TEST_SETTLED(instance_number_again),

@@ -3,21 +3,10 @@
 #include "pair.h"
 
 #include <limits.h>
-#include <sys/mman.h>
 
 // Volatile, so that the compiler does not see what is wrong with them.
 static void *volatile bad = (void *)16;
 static volatile int minus_one = -1;
-
-// A page with nothing behind it.
-static char *edge_open(void)
-{
-	char *page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	assert_that(page != MAP_FAILED);
-	assert_returns(mprotect(page + 4096, 4096, PROT_NONE), 0);
-	return page + 4096;
-}
 
 static void send_from_nowhere(void **state)
 {
@@ -74,7 +63,7 @@ static void recv_to_nowhere_without_data(void **state)
 static void recv_over_the_edge(void **state)
 {
 	struct pair *p = *state;
-	char *edge = edge_open();
+	char *edge = edge_open(4096);
 	char rest[16];
 	ssize_t got;
 
@@ -88,13 +77,13 @@ static void recv_over_the_edge(void **state)
 		got = 0;
 	assert_returns(recv(p->b, rest, sizeof(rest), 0), 8 - got);
 	assert_bytes(rest, &"abcdefgh"[got], 8 - got);
-	munmap(edge - 4096, 8192);
+	edge_close(edge, 4096);
 }
 
 static void send_over_the_edge(void **state)
 {
 	struct pair *p = *state;
-	char *edge = edge_open();
+	char *edge = edge_open(4096);
 	ssize_t sent;
 
 	memcpy(edge - 3, "abc", 3);
@@ -102,7 +91,7 @@ static void send_over_the_edge(void **state)
 	assert_that((sent == -1 && errno == EFAULT) || sent == 3);
 	send_text(p->a, "xyz");
 	recv_text(p->b, sent == 3 ? "abcxyz" : "xyz");
-	munmap(edge - 4096, 8192);
+	edge_close(edge, 4096);
 }
 
 // The second part of a vector is bad: the first may or may not get through, and it is said which.

@@ -443,76 +443,12 @@ static void test_any_waiting_word(void **state)
 	world_stop();
 }
 
-static void test_spin_budget(void **state)
-{
-	_Atomic uint64_t word = 1;
-	struct rlm_spin spin;
-	uint32_t last;
-
-	wake_spin_init(&spin, true);
-	wake_init(1, 0);
-	assert_false(wake_may_spin(&spin));
-	wake_init(1, RLM_SPIN_MAX);
-	assert_true(wake_may_spin(&spin));
-	wake_spin_init(&spin, false);
-	assert_false(wake_may_spin(&spin));
-	wake_init(8, 0);
-	assert_false(wake_may_spin(&spin));
-	wake_init(2, RLM_SPIN_MAX);
-	assert_true(wake_may_spin(&spin));
-	for (int i = 0; i < 100; i++)
-		assert_true(wake_spin(&word, 0, &spin));
-	assert_in_range(spin.budget, RLM_SPIN_MAX, RLM_SPIN_MAX + RLM_SPIN_MAX / 4);
-	for (int i = 0; i < 100 && wake_may_spin(&spin); i++) {
-		last = spin.budget;
-		assert_false(wake_spin(&word, 1, &spin));
-		assert_true(spin.budget <= last / 2);
-	}
-	assert_false(wake_may_spin(&spin));
-	last = spin.budget;
-	assert_false(wake_spin(&word, 0, &spin)); // too low even for what is there already
-	for (unsigned i = 0; i < 2 * RLM_SPIN_STREAK_MAX; i++)
-		wake_slept(&spin, 2 * RLM_SPIN_MAX);
-	assert_int_equal(spin.budget, last);
-	// A number of short sleeps brings the budget back to what they took, not fewer.
-	for (unsigned i = 1; i < spin.wanted; i++) {
-		wake_slept(&spin, 10000);
-		assert_false(wake_may_spin(&spin));
-	}
-	wake_slept(&spin, 10000);
-	while (spin.streak)
-		wake_slept(&spin, 10000);
-	assert_true(wake_may_spin(&spin));
-	assert_in_range(spin.budget, 10000, 20000);
-	// Sleeps that ended at once do so too, however little they took: a peer that spins answers that fast.
-	while (wake_may_spin(&spin))
-		assert_false(wake_spin(&word, 1, &spin));
-	for (unsigned i = 0; i < RLM_SPIN_STREAK_MAX; i++)
-		wake_slept(&spin, 100);
-	assert_true(wake_may_spin(&spin));
-	assert_in_range(spin.budget, RLM_SPIN_MIN, 20000);
-	// One long sleep in ten does not prevent it: two ends that sleep because the other does would never get out of it.
-	while (wake_may_spin(&spin))
-		assert_false(wake_spin(&word, 1, &spin));
-	for (unsigned i = 1; i < 4 * RLM_SPIN_STREAK_MAX && !wake_may_spin(&spin); i++)
-		wake_slept(&spin, i % 10 ? 2 * RLM_SPIN_MAX - 1 : 2 * RLM_SPIN_MAX);
-	assert_int_equal(spin.budget, RLM_SPIN_MAX);
-	// The user's own limit counts for both.
-	wake_init(2, 10 * RLM_SPIN_MAX);
-	while (wake_may_spin(&spin))
-		assert_false(wake_spin(&word, 1, &spin));
-	for (unsigned i = 0; i < 2 * RLM_SPIN_STREAK_MAX && !wake_may_spin(&spin); i++)
-		wake_slept(&spin, 19 * RLM_SPIN_MAX);
-	assert_int_equal(spin.budget, 10 * RLM_SPIN_MAX);
-	wake_init(1, 0);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_rings_once_per_sleep), cmocka_unit_test(test_bits_are_counted),
 	    cmocka_unit_test(test_sequence_wraps),	 cmocka_unit_test(test_any_waiting_word),
-	    cmocka_unit_test(test_spin_budget),		 cmocka_unit_test(test_one_consumer),
+	    cmocka_unit_test(test_one_consumer),
 	    cmocka_unit_test(test_several_consumers),	 cmocka_unit_test(test_epoll),
 	    cmocka_unit_test(test_epoll_and_futex),	 cmocka_unit_test(test_light),
 	    cmocka_unit_test(test_light_duel),		 cmocka_unit_test(test_light_ends),
