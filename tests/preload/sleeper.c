@@ -20,10 +20,10 @@ int64_t now_ms(void)
 
 void nap_ms(int ms)
 {
-	int64_t end = now_ms() + ms;
+	int64_t end = now_ms() + ms, left;
 
-	while (now_ms() < end)
-		syscall(SYS_poll, NULL, 0, (int)(end - now_ms()));
+	while ((left = end - now_ms()) > 0)
+		syscall(SYS_poll, NULL, 0, (int)left);
 }
 
 static void count_signal(int signal)
