@@ -46,6 +46,8 @@ void helper_unpin_naming(void);
 struct rlm_conn *helper_conn(struct rlm_conn_ref ref);
 // binding_offer() again after so long, if it is still not bound.
 void helper_retry(struct rlm_conn *c, unsigned ms);
+// The same, each time after twice as long as the last time.
+void helper_retry_later(struct rlm_conn *c, unsigned first_ms, unsigned most_ms);
 // Have the helper's loop call back: binding_tcp_event(), session_read(), binding_answer_peers(), binding_channel_rang().
 void helper_watch_conn(struct rlm_conn *c, int fd);
 void helper_watch_broker(int fd);

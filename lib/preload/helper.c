@@ -26,8 +26,10 @@ static struct {
 	uint64_t next_sweep_ms; // 0: nothing is lent to forked children
 	struct {
 		struct rlm_conn_ref conn;
+		unsigned wait_ms;
 		uint64_t at_ms;
 	} retries[RETRIES];
+	unsigned waited_ms; // by the connection that is tried again right now
 	_Atomic uint32_t tid;
 	sigset_t mask; // of the thread that started it
 	uint64_t next_start_ms;
@@ -181,33 +183,38 @@ void helper_retry(struct rlm_conn *c, unsigned ms)
 	for (unsigned i = 0; i < RETRIES; i++)
 		if (!helper.retries[i].at_ms) {
 			helper.retries[i].conn = helper_conn_ref(c);
+			helper.retries[i].wait_ms = ms;
 			helper.retries[i].at_ms = sys_ms() + ms;
 			return;
 		}
 	atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_QUEUED, memory_order_relaxed);
 }
 
-static void run_retries(uint64_t now, uint64_t *next)
+void helper_retry_later(struct rlm_conn *c, unsigned first_ms, unsigned most_ms)
+{
+	unsigned ms = 2 * helper.waited_ms;
+
+	helper_retry(c, ms < first_ms ? first_ms : ms < most_ms ? ms : most_ms);
+}
+
+static void run_retries(uint64_t now)
 {
 	for (unsigned i = 0; i < RETRIES; i++) {
 		struct rlm_conn *c;
 
-		if (!helper.retries[i].at_ms)
+		if (!helper.retries[i].at_ms || helper.retries[i].at_ms > now)
 			continue;
-		if (helper.retries[i].at_ms > now) {
-			if (helper.retries[i].at_ms < *next)
-				*next = helper.retries[i].at_ms;
-			continue;
-		}
 		helper.retries[i].at_ms = 0;
 		c = helper_conn(helper.retries[i].conn);
+		helper.waited_ms = helper.retries[i].wait_ms;
 		if (c && !c->bound && session_fd() >= 0)
 			binding_offer(c);
+		helper.waited_ms = 0;
 	}
 }
 
 // The note is cleared before the look: a ring that becomes full meanwhile is noted again.
-static void look_after(struct care *care, uint64_t now, uint64_t *next)
+static void look_after(struct care *care, uint64_t now)
 {
 	if (care->next_ms && care->next_ms <= now) {
 		care->next_ms = 0;
@@ -217,38 +224,51 @@ static void look_after(struct care *care, uint64_t now, uint64_t *next)
 	}
 	if (!care->next_ms && atomic_load_explicit(&care->noted, memory_order_seq_cst))
 		care->next_ms = now + care->every_ms;
-	if (care->next_ms && care->next_ms < *next)
-		*next = care->next_ms;
 }
 
 #define LAST_LOOK_MS 20u
 
-// What there is to do at a time, and how long until the next; -1: nothing.
+static void earlier(uint64_t *next, uint64_t at_ms)
+{
+	if (at_ms && at_ms < *next)
+		*next = at_ms;
+}
+
+static uint64_t next_time(void)
+{
+	uint64_t next = session_next_try_ms();
+
+	for (unsigned i = 0; i < RETRIES; i++)
+		earlier(&next, helper.retries[i].at_ms);
+	earlier(&next, helper.next_idle_ms);
+	earlier(&next, helper.next_sweep_ms);
+	earlier(&next, full.next_ms);
+	earlier(&next, held.next_ms);
+	return next;
+}
+
+// What there is to do at a time, and how long until the next; -1: nothing. First all of it, since each may set the time for another.
 static int run_timers(void)
 {
-	uint64_t now = sys_ms(), next = UINT64_MAX;
-	int ms;
+	uint64_t now = sys_ms(), next;
+	int leaving;
 
-	if (!session_connect_if_due())
-		next = session_next_try_ms();
-	run_retries(now, &next);
-	ms = leaving_go_on();
-	if (ms >= 0 && now + (uint64_t)ms < next)
-		next = now + (uint64_t)ms;
+	session_connect_if_due();
+	run_retries(now);
+	leaving = leaving_go_on();
 	if (helper.next_idle_ms && helper.next_idle_ms <= now)
 		helper.next_idle_ms = binding_give_back_idle() ? now + IDLE_LOOK_MS : 0;
-	if (helper.next_idle_ms && helper.next_idle_ms < next)
-		next = helper.next_idle_ms;
 	if (helper.next_sweep_ms && helper.next_sweep_ms <= now) {
 		stream_sweep(0);
 		helper.next_sweep_ms = binding_has_lent() ? now + IDLE_LOOK_MS : 0;
 	}
-	if (helper.next_sweep_ms && helper.next_sweep_ms < next)
-		next = helper.next_sweep_ms;
-	look_after(&full, now, &next);
-	look_after(&held, now, &next);
-	if (atomic_load_explicit(&main_ended, memory_order_seq_cst) && now + LAST_LOOK_MS < next)
-		next = now + LAST_LOOK_MS;
+	look_after(&full, now);
+	look_after(&held, now);
+	next = next_time();
+	if (leaving >= 0)
+		earlier(&next, now + (uint64_t)leaving);
+	if (atomic_load_explicit(&main_ended, memory_order_seq_cst))
+		earlier(&next, now + LAST_LOOK_MS);
 	if (next == UINT64_MAX)
 		return -1;
 	return next <= now ? 1 : (int)(next - now) + 1;

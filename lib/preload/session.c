@@ -164,7 +164,7 @@ int session_fd(void)
 
 uint64_t session_next_try_ms(void)
 {
-	return session.next_connect_ms;
+	return session.fd >= 0 || path_is_gone ? UINT64_MAX : session.next_connect_ms;
 }
 
 void session_forget(void)

@@ -19,7 +19,7 @@ void session_path_ends(void);
 int session_fd(void);
 // true: there is one now.
 bool session_connect_if_due(void);
-// When to try again, in sys_ms() time.
+// When to try again, in sys_ms() time; UINT64_MAX: there is a session, or will be none.
 uint64_t session_next_try_ms(void);
 void session_over(int error);
 // In fork's child: it is the parent's.
