@@ -31,6 +31,8 @@ extern bool binding_naming;
 // The broker's answers to an offer.
 void offer_named(const struct rlm_msg_named *m);
 void offer_noted(const struct rlm_msg_note *m);
+// Another process has the connection too, and may close it, or end.
+void offer_later(struct rlm_conn *c);
 // No option keeps bytes that have come from being received.
 bool offer_can_be_counted(int fd);
 

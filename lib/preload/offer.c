@@ -172,7 +172,8 @@ static bool is_stdio(const struct rlm_conn *c)
 	return fd_conn(0) == c || fd_conn(1) == c || fd_conn(2) == c;
 }
 
-#define SHARED_RETRY_MS 1000
+#define SHARED_RETRY_MS 10
+#define SHARED_RETRY_MOST_MS 1000
 #define LOOKS_MAX 12
 
 // What an earlier program sent may have urgent data in it. When all of it is acknowledged the other end finds the mark before it offers a round.
@@ -238,6 +239,13 @@ static bool bypasses_tcp(const struct rlm_conn *c, int fd)
 	return (written >= 0 && sent > (uint64_t)written) || (arrived >= 0 && received > (uint64_t)arrived);
 }
 
+void offer_later(struct rlm_conn *c)
+{
+	set_why(c, RLM_WHY_SHARED);
+	set_flags(c, RLM_CONN_QUEUED);
+	helper_retry_later(c, SHARED_RETRY_MS, SHARED_RETRY_MOST_MS);
+}
+
 void binding_offer(struct rlm_conn *c)
 {
 	uint32_t flags = atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_QUEUED, memory_order_seq_cst);
@@ -258,10 +266,8 @@ void binding_offer(struct rlm_conn *c)
 	fd = helper_pin_naming(c);
 	if (fd < 0)
 		goto out;
-	if (!stream_is_alone(c)) { // the other process may close it, or end
-		set_why(c, RLM_WHY_SHARED);
-		set_flags(c, RLM_CONN_QUEUED);
-		helper_retry(c, SHARED_RETRY_MS);
+	if (!stream_is_alone(c)) {
+		offer_later(c);
 		goto out;
 	}
 	if (!offer_can_be_counted(fd)) {

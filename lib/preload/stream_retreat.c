@@ -81,7 +81,7 @@ static bool take_own_memory(struct rlm_conn *c)
 
 bool stream_retreat(struct rlm_conn *c, uint64_t link, uint32_t side)
 {
-	bool user, ready = false, done = false;
+	bool user, ready = false, vacant = false, done = false;
 	int fd = borrow(c, &user), doorbell = -1;
 	struct rlm_bound *b;
 
@@ -96,6 +96,7 @@ bool stream_retreat(struct rlm_conn *c, uint64_t link, uint32_t side)
 			stream_lost(c, b, fd);
 		ready = b->gone || is_ready_to_leave(c, b, fd);
 		b->leaving |= ready;
+		vacant = b->vacant; // nothing was ever there: there is nothing to take along
 		doorbell = b->doorbell_mine;
 		stream_note_tx(c, b);
 		stream_note_rx(c, b);
@@ -109,7 +110,7 @@ bool stream_retreat(struct rlm_conn *c, uint64_t link, uint32_t side)
 		kick_sleepers(c, doorbell);
 	else
 		wake_conn(c); // who sleeps on a round that is over
-	if (ready && stream_is_alone(c))
+	if (ready && !vacant && stream_is_alone(c))
 		done = take_own_memory(c);
 	else if (ready)
 		done = stream_detach(c, fd);

@@ -453,6 +453,28 @@ static void named_in_children(void **state)
 		child_finish(children[i]);
 }
 
+// One end may be about to be joined with the other when a child has it as well: too early, and not for good.
+static void fork_while_joined(void **state)
+{
+	for (int i = 0; i < 20; i++) {
+		struct pair p;
+
+		pair_open(&p, *(int *)*state);
+		for (int k = 0; k < 5; k++) {
+			pid_t child = fork();
+
+			if (child == 0)
+				_exit(0);
+			pair_touch(&p);
+			child_finish(child);
+		}
+		pair_settle(&p);
+		pair_talk(&p, 10);
+		pair_check_ring(&p);
+		pair_close(&p);
+	}
+}
+
 // clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(child_uses),
@@ -469,6 +491,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(grandchild),
     TEST_SETTLED(fork_under_traffic),
     TEST_SETTLED(new_connections_in_child),
+    TEST_FAMILY(fork_while_joined),
     cmocka_unit_test(named_in_children),
 };
 // clang-format on
