@@ -142,7 +142,8 @@ struct rlm_bound {
 	_Atomic uint32_t tx_blocked;   // sends that found too little room and did not wait
 	uint8_t tx_punched;            // the idle ring's memory went back to the system
 	uint8_t tx_full;               // somebody found too little room, and the helper looks whether the peer reads
-	uint64_t full_tail;            // the peer's tail at its last look, and since when it stands there
+	uint64_t full_tail;            // the peer's tail at its last look, what TCP had on its way, and since when both stand there
+	int full_unacked;
 	uint64_t full_ms;
 	uint64_t held_head;            // head at the helper's last look, if bytes were held back behind it
 	struct rlm_habit tx_habit;     // of tx_lock

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // How the helper thread keeps bound connections going: news of TCP, of peers and of children, rings that are idle or full.
+#include <linux/sockios.h>
 #include <sys/mman.h>
 
 #include "binding_internal.h"
@@ -273,8 +274,9 @@ static struct {
 	bool others;
 } full;
 
-// Nothing was read since an earlier look. TCP takes more than a ring does, and two programs that both write first may count on that: the
-// receiver's helper asks for what is in the ring, and it goes over TCP, as does what comes next. The receiver offers the next round when it reads.
+// Nothing was read since an earlier look, on neither carrier. TCP takes more than a ring does, and two programs that both write first may
+// count on that: the receiver's helper asks for what is in the ring, and it goes over TCP, as does what comes next. The receiver offers the
+// next round when it reads.
 static void relieve(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	cutover_tx_need(b);
@@ -283,6 +285,20 @@ static void relieve(struct rlm_conn *c, struct rlm_bound *b, int fd)
 }
 
 #define DOUBT_MS 2000u // after which a receiver that was asked to take the round back may be dead, and not only slow
+
+// `tail`: the peer's. Before the cut it reads from TCP, where nothing more is sent during a round: what is on its way there gets less by its
+// doing. TCP may take longer over that than the ring may be full, and each round would end before a byte of it is read.
+static bool is_read(struct rlm_bound *b, int fd, uint64_t tail)
+{
+	int unacked = 0;
+	bool moved;
+
+	sys_ioctl(fd, SIOCOUTQ, &unacked);
+	moved = tail != b->full_tail || unacked != b->full_unacked;
+	b->full_tail = tail;
+	b->full_unacked = unacked;
+	return moved;
+}
 
 static void relieve_one(struct rlm_conn *c)
 {
@@ -300,8 +316,7 @@ static void relieve_one(struct rlm_conn *c)
 	if (b && b->tx_full) {
 		tail = atomic_load_explicit(&b->tx.peer->tail, memory_order_acquire);
 		b->tx_full = ring_next(&b->tx) - tail > b->tx.limit - b->tx.grain;
-		if (!b->tx_full || tail != b->full_tail) {
-			b->full_tail = tail;
+		if (!b->tx_full || is_read(b, fd, tail)) {
 			b->full_ms = full.now_ms;
 		} else if (full.now_ms - b->full_ms >= settings.full_ms && !b->tx_need) {
 			relieve(c, b, fd);

@@ -31,8 +31,9 @@ SWITCH_AFTER = {"demote-mid": 13, "flap": 7}
 SWITCH_AFTER_BULK = {"demote-mid": 300007, "flap": 10007}
 BULK = {"test_bulk", "test_bulk_fortified", "test_full", "test_threads", "test_sendfile"}
 
-# Programs that see that TCP takes what a full ring does not, or count on it, or find out about a dead peer. In others a full ring stays full.
-CAPACITY = {"test_capacity", "test_fork", "test_hostile"}
+# Programs that see that TCP takes what a full ring does not, or count on it, or find out about a dead peer: milliseconds until then. In others a
+# full ring stays full.
+FULL = {"test_capacity": 50, "test_fork": 50, "test_hostile": 50, "test_relief": 1000}
 
 here = os.path.dirname(os.path.abspath(__file__))
 
@@ -114,7 +115,7 @@ def run_once(options, program, state, test, seconds):
             env["LD_PRELOAD"] = " ".join(sanitizer_runtime(library) + [library])
             env["RLM_SOCKET"] = os.path.join(directory, "rlmd.sock")
             env["RLM_PROMOTE"] = "eager"
-            env["RLM_TEST_FULL"] = "50" if program in CAPACITY else "600000"
+            env["RLM_TEST_FULL"] = str(FULL.get(program, 600000))
         if state not in ("bare", "plain"):
             broker = Broker(options.build, directory, 4096 if state == "ring-small" else 0)
         after = (SWITCH_AFTER_BULK if program in BULK else SWITCH_AFTER).get(state)
