@@ -5,6 +5,7 @@
 
 #include "broker.h"
 #include "rlm/rlm.h"
+#include "xen.h"
 
 #define RETRY_INTERVAL 0.05
 #define RETRIES	       1024
@@ -35,8 +36,12 @@ static void long_expired(struct rlmd_broker *broker, struct rlmd_offer *offer)
 {
 	DL_DELETE2(broker->waiting[RLMD_WAIT_LONG], offer, wait_prev, wait_next);
 	offer->wait = RLMD_WAIT_NONE;
-	if (offer->noted == RLM_WHY_MATCHING)
-		rlmd_offer_note(offer, RLM_WHY_NO_PEER, isn_would_help(broker, offer));
+	if (offer->noted != RLM_WHY_MATCHING)
+		return;
+	if (isn_would_help(broker, offer))
+		rlmd_offer_note(offer, RLM_WHY_NO_PEER, true);
+	else
+		rlmd_offer_note(offer, rlmd_xen_unmatched(broker), false);
 }
 
 static void waits_expire(struct rlmd_broker *broker, double now)

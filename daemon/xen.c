@@ -82,6 +82,15 @@ void rlmd_xen_deinit(struct rlmd_broker *broker)
 	broker->xen = NULL;
 }
 
+enum rlm_why rlmd_xen_unmatched(const struct rlmd_broker *broker)
+{
+	const struct rlmd_xen *xen = broker->xen;
+
+	if (!xen || xen->role != RLMD_ROLE_GUEST || xen->welcome)
+		return RLM_WHY_NO_PEER;
+	return xen->untold == ENOSPC ? RLM_WHY_LIMIT : RLM_WHY_NO_BROKER; // the domain's quota
+}
+
 // --- messages
 
 bool rlmd_xen_release(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_release *release)

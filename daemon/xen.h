@@ -10,6 +10,7 @@
 
 #include "link.h"
 #include "rlm/proto.h"
+#include "rlm/rlm.h"
 
 struct rlmd_broker;
 struct rlmd_client;
@@ -40,6 +41,8 @@ void rlmd_xen_relay(struct rlmd_client *client, unsigned peer_domain, const void
 // guest: an offer that found no peer here. It ends with withdrawn() or with a BIND.
 void rlmd_xen_offered(struct rlmd_broker *broker, struct rlmd_offer *offer);
 void rlmd_xen_withdrawn(struct rlmd_broker *broker, struct rlmd_offer *offer);
+// Why an offer has no peer that was not matched in time: guest: the broker may not be there to look for one.
+enum rlm_why rlmd_xen_unmatched(const struct rlmd_broker *broker);
 // A slot that is in none of our own links. False: nobody knows it.
 bool rlmd_xen_release(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_release *release);
 // The process has left a link. False: it is the broker's here to note it.

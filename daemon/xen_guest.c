@@ -147,10 +147,9 @@ static bool node_tell(struct rlmd_broker *broker)
 	char value[RLMD_NODE_SIZE];
 
 	rlmd_node_write(value, xen->closing, xen->number, xen->pipe.channel || xen->attaching || xen->far.by_id || xen->leftover);
-	if (strcmp(value, xen->told) == 0)
-		return true;
-	if (!rlmd_store_write(xen, RLMD_WIRE_ASK_NODE, value)) {
-		log_warn("cannot tell xenstore \"%s\": %s; trying again", value, strerror(errno));
+	xen->untold = strcmp(value, xen->told) == 0 || rlmd_store_write(xen, RLMD_WIRE_ASK_NODE, value) ? 0 : errno;
+	if (xen->untold) {
+		log_warn("cannot tell xenstore \"%s\": %s; trying again", value, strerror(xen->untold));
 		ask_after(broker, TRY_AGAIN);
 		return false;
 	}

@@ -64,6 +64,7 @@ struct rlmd_xen {
 	bool welcome;
 	char number[20]; // that we asked for a channel with
 	char told[64];	 // what we say of ourselves in xenstore, see xen_node.h
+	int untold;	 // the error with which it did not take that last
 	bool attaching;
 	bool attach_failed; // and was said
 	bool closing;  // CLOSE came

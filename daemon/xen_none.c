@@ -45,6 +45,11 @@ void rlmd_xen_withdrawn(struct rlmd_broker *broker, struct rlmd_offer *offer)
 {
 }
 
+enum rlm_why rlmd_xen_unmatched(const struct rlmd_broker *broker)
+{
+	return RLM_WHY_NO_PEER;
+}
+
 bool rlmd_xen_release(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_release *release)
 {
 	return false;

@@ -10,13 +10,21 @@ ring_to() {
 	at_least "bytes by ring, $2 to $1" $(($(ring_bytes "$2") - before)) $(volume 7) || return 1
 }
 
-# tcp_to SERVER CLIENT LOG-PATTERN: it arrives all the same, by TCP, and the server's rlmd says why
+# tcp_to SERVER CLIENT LOG-PATTERN HOST...: it arrives all the same, by TCP; HOSTs show why, and the first one's rlmd says more
 tcp_to() {
-	local before
-	before=$(ring_bytes "$2")
-	iperf3_run "$1" "$2" "$preload" -n $(volume 4) | gigabits
-	[ $(($(ring_bytes "$2") - before)) = 0 ] || { echo "it went by ring"; return 1; }
-	on "$1" "grep '$3' /tmp/rlmd.log" || { echo "no log line says \"$3\""; return 1; }
+	local server=$1 client=$2 pattern=$3 before host
+	shift 3
+	before=$(ring_bytes "$client")
+	background "$server" iperf3 "env $preload iperf3 -s -1" && listens "$server" 5201 || return 1
+	background "$client" client "env $preload iperf3 -c ${bed_address[$server]} -t 20 -b 1M -l 8K" || return 1
+	for host in "$@"; do
+		until_on 60 "$host" 'rlmctl connections | grep "limit reached"' || { on "$host" 'rlmctl connections'; return 1; }
+		on "$host" 'rlmctl connections | grep "limit reached"'
+	done
+	ended "$client" client && on "$client" 'grep receiver /tmp/client.log' || { on "$client" 'cat /tmp/client.log'; return 1; }
+	ended "$server" iperf3 || return 1
+	[ $(($(ring_bytes "$client") - before)) = 0 ] || { echo "it went by ring"; return 1; }
+	on "$1" "grep '$pattern' /tmp/rlmd.log" || { echo "no log line says \"$pattern\""; return 1; }
 }
 
 # xenstored does not answer for a while.
@@ -45,14 +53,14 @@ fault_quota() {
 		while [ $fit -lt 3000 ] && fill 1; do fit=$((fit + 1)); done
 		echo "$fit nodes fit"
 		[ $fit -lt 3000 ]' || return 1
-	rlmd_start u2 && until_on 60 u2 'grep "cannot tell xenstore" /tmp/rlmd.log' || status=1
+	rlmd_start u2 && tcp_to u1 u2 'cannot tell xenstore' u2 || status=1
 	on u2 'xenstore-rm data/fill'
 	registered && return $status
 }
 
 fault_pages() {
 	on u1 'cat /sys/module/xen_gntalloc/parameters/limit >/tmp/limit; echo 1 >/sys/module/xen_gntalloc/parameters/limit'
-	tcp_to u1 u2 'cannot grant a segment: No space left on device' || return 1
+	tcp_to u1 u2 'cannot grant a segment: No space left on device' u1 u2 || return 1
 	on u1 'cat /tmp/limit >/sys/module/xen_gntalloc/parameters/limit'
 }
 
@@ -60,7 +68,7 @@ fault_ports() {
 	background u1 hog '/opt/xen-hostile ports' || return 1
 	until_on 120 u1 'grep took /tmp/hog.log' || return 1
 	on u1 'cat /tmp/hog.log'
-	tcp_to u1 u2 'cannot make a doorbell: No space left on device' || return 1
+	tcp_to u1 u2 'cannot make a doorbell: No space left on device' u1 u2 || return 1
 	end u1 hog
 }
 
