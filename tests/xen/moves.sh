@@ -4,12 +4,6 @@
 
 # --- what runs between the domains
 
-# stream_start SETTINGS: the checked stream, from u1 to u2 and back.
-stream_start() {
-	background u2 stream-server "env $1 xen-stream serve 5400" && listens u2 5400 &&
-		background u1 stream "env $1 xen-stream run 10.0.2.12 5400 100000"
-}
-
 # Both ends have had all of it, exactly.
 stream_end() {
 	local host name

@@ -215,6 +215,13 @@ ended() {
 	until_on 300 "$1" "! kill -0 \$(cat /tmp/$2.pid)" && on "$1" "rm -f /tmp/$2.pid"
 }
 
+# stream_start SETTINGS [NAME PORT]: the checked stream, from u1 to u2 and back.
+stream_start() {
+	local name=${2:-stream} port=${3:-5400}
+	background u2 $name-server "env $1 xen-stream serve $port" && listens u2 $port &&
+		background u1 $name "env $1 xen-stream run 10.0.2.12 $port 100000"
+}
+
 iperf3_run() {
 	local server=$1 client=$2 settings=$3
 	shift 3
@@ -327,6 +334,21 @@ part_crash() {
 	all_end && nothing_left
 }
 
+# u1 has ended, and nobody maps its memory any more, or it would stay in the list without a name.
+u1_gone() {
+	until_on 60 dom0 'rlmctl events | grep -q domain-gone' || return 1
+	until_on 60 dom0 '[ $(xl list | tail -n +2 | wc -l) = 2 ]' || { on dom0 'xl list'; return 1; }
+	on dom0 'xl list'
+}
+
+u1_again() {
+	bed_create u1 || return 1
+	bed_install "$work"/opt/* || return 1
+	rlmd_start u1 && registered || return 1
+	iperf3_run u1 u2 "$preload" -n $(volume 64) | gigabits
+	at_least "bytes by ring with the new domain" "$(ring_bytes u1)" $(volume 15)
+}
+
 # A domain is destroyed in the middle of a stream.
 part_destroy() {
 	all_start || return 1
@@ -334,21 +356,44 @@ part_destroy() {
 	listens u1 5201 || return 1
 	background u2 client "env $preload iperf3 -c 10.0.2.11 -t 300" || return 1
 	until_on 90 u2 'rlmctl connections | grep -q " ring "' || return 1
-	on dom0 'xl destroy u1' || return 1
-	until_on 60 dom0 'rlmctl events | grep -q domain-gone' || return 1
-	# Nobody maps its memory any more, or it would stay in the list without a name.
-	until_on 60 dom0 '[ $(xl list | tail -n +2 | wc -l) = 2 ]' || { on dom0 'xl list'; return 1; }
-	on dom0 'xl list'
+	on dom0 'xl destroy u1' && u1_gone || return 1
 	# The stream is on TCP now, where nobody answers.
 	until_on 60 u2 'rlmctl connections | grep -q plain' || return 1
 	on u2 'kill -0 $(cat /tmp/client.pid)' || { echo "the client saw an error that TCP does not show"; on u2 'tail /tmp/client.log'; return 1; }
 	end u2 client KILL || return 1
-	bed_create u1 || return 1
-	bed_install "$work"/opt/* || return 1
-	rlmd_start u1 && registered || return 1
-	iperf3_run u1 u2 "$preload" -n $(volume 64) | gigabits
-	at_least "bytes by ring with the new domain" "$(ring_bytes u1)" $(volume 15) || return 1
-	all_end && nothing_left
+	u1_again && all_end && nothing_left
+}
+
+# dev_xen HOST NAME: how much of /dev/xen a background program has open or mapped.
+dev_xen() {
+	on "$1" "cd /proc/\$(cat /tmp/$2.pid) && { cat maps; ls -l fd; } | grep -c /dev/xen/"
+}
+
+# HOST NAME: TCP gave the stream up for nobody answers; all that came before was right.
+stream_unanswered() {
+	until_on 180 $1 "grep -q -e timed.out$ -e No.route.to.host$ /tmp/$2.log" || { on $1 "tail -n 5 /tmp/$2.log"; return 1; }
+	echo "$2: $(on $1 "grep ^failed /tmp/$2.log" | xargs -d '\n')"
+	on $1 "! grep -vE '^(at|pause) |: (Connection timed out|No route to host|Connection reset by peer|Broken pipe)$' /tmp/$2.log"
+}
+
+# A domain's kernel panics in the middle of checked streams. What one with librlm sees is what the other sees, without: time runs out.
+part_panic() {
+	local lost before status=0
+	all_start || return 1
+	lost=$(domid u1) before=$(dev_xen u2 rlmd)
+	stream_start "$preload" && stream_start '' plain 5401 || return 1
+	until_on 90 u2 'rlmctl connections | grep -q " ring .* ring "' || return 1
+	on u2 'cat /proc/sys/net/ipv4/tcp_retries2 >/tmp/retries; echo 5 >/proc/sys/net/ipv4/tcp_retries2'
+	on u1 'echo 1 >/proc/sys/kernel/sysrq; (sleep 1; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &'
+	u1_gone && on dom0 'grep -a "Kernel panic.*sysrq" /tmp/guest-u1.log' || return 1
+	stream_unanswered u2 plain-server && stream_unanswered u2 stream-server || status=1
+	on u2 'cat /tmp/retries >/proc/sys/net/ipv4/tcp_retries2'
+	[ $status = 0 ] || return 1
+	# Both programs are there yet. What the domains had in common is not.
+	until_is 30 "$before" dev_xen u2 rlmd && until_is 30 0 dev_xen u2 stream-server || return 1
+	on dom0 "! lsevtchn $(domid u2) | grep 'Remote Domain $lost,'" || return 1
+	end u2 stream-server && end u2 plain-server || return 1
+	u1_again && all_end && nothing_left
 }
 
 # The broker comes late, goes, and comes back; guests do, too.
