@@ -21,7 +21,7 @@ as_root_again "$@"
 moves=(u1 u2 u1 u2)
 [ "$long" = no ] || moves+=(u2 u1 u2 u1 u1 u1 u2 u2)
 on_timeout=300
-needs rlmd rlmctl librlm.so xen-stream
+needs rlmd rlmctl librlm.so xen-stream xen-hold
 if [[ " ${parts[*]} " == *" hosts "* ]]; then
 	# shellcheck source=tests/xen/hosts.sh
 	. "$here/hosts.sh"

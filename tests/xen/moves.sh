@@ -211,18 +211,27 @@ part_local() {
 	kernels_quiet u1 u2 dom0 && no_zombies dom0 && all_end && nothing_left
 }
 
-# What does not come off leaves everything as it was.
-part_refused() {
+# stays WHY: neither u1, in which the stream's process does not answer, nor its peer can be made quiet; that process is named.
+stays() {
 	local out
-	all_start && stream_start "$preload" && ring_within 60 u1 || return 1
-	on u1 'kill -STOP $(cat /tmp/stream.pid)'
 	out=$(on_timeout=180 on dom0 'xl save u1 /root/u1.save 2>&1 && echo SAVED')
 	echo "$out"
-	[[ $out != *SAVED* && $out == *"rlmd: domain:u1 stays"*"(stopped)"* ]] || { echo "the stopped process is not named"; return 1; }
+	[[ $out != *SAVED* && $out == *"rlmd: domain:u1 stays"*"xen-stream"*"($1)"* ]] || { echo "the process is not named"; return 1; }
 	out=$(on_timeout=180 on dom0 'rlmctl migrate --timeout 2 u2 nowhere 2>&1 && echo MOVED')
 	echo "$out"
-	[[ $out != *MOVED* && $out == *"domain:u1 xen-stream"*"(stopped)"* ]] || { echo "the stopped peer is not named"; return 1; }
+	[[ $out != *MOVED* && $out == *"domain:u1 xen-stream"*"($1)"* ]] || { echo "the peer's process is not named"; return 1; }
+}
+
+# What does not come off leaves everything as it was.
+part_refused() {
+	all_start && stream_start "$preload" && ring_within 60 u1 || return 1
+	on u1 'kill -STOP $(cat /tmp/stream.pid)'
+	stays stopped || return 1
 	on u1 'kill -CONT $(cat /tmp/stream.pid)'
+	ring_within 60 u1 || return 1
+	background u1 hold 'xen-hold $(cat /tmp/stream.pid)' && until_on 30 u1 'grep held /tmp/hold.log' || return 1
+	stays 'held by a debugger' || return 1
+	end u1 hold KILL
 	ring_within 60 u1 || return 1
 	# Nobody at the other end: the tool stack fails after the domain has become quiet.
 	on_timeout=180 on dom0 "xl migrate -s '' u1 'sleep 1' 2>&1 && echo MOVED" | tee "$work/out"
