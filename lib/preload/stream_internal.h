@@ -24,6 +24,9 @@
 // A long copy becomes visible in pieces, so that the other end can work at the same time. A bad buffer spoils one of them.
 #define STREAM_PIECE (32u << 10)
 
+// A send or a receive may take several looks at the connection. The result of one: nothing final yet.
+#define GO_ON INT64_MAX
+
 // The binding, or NULL. Caller holds one of the locks, so it does not go away.
 static inline struct rlm_bound *stream_bound(const struct rlm_conn *c)
 {

@@ -176,6 +176,7 @@ static int64_t receive(struct rlm_conn *c, int fd, const struct iovec *iov, int 
 	struct receive r = {.c = c, .fd = fd, .flags = receive_flags(c, flags), .at = {iov, iovcnt, 0}, .total = iov_total(iov, iovcnt)};
 	struct rlm_bound *b;
 	int64_t n;
+	bool ours;
 
 	if (__builtin_expect(flags & MSG_WAITALL, 0))
 		rlm_clock_now(&r.deadline.at);
@@ -187,11 +188,12 @@ static int64_t receive(struct rlm_conn *c, int fd, const struct iovec *iov, int 
 		b = stream_bound(c);
 		if (r.user)
 			r.fd = stream_fd(c, r.fd);
-		if (b && !r.user && !stream_is_current(c, r.fd) && fd_entry(r.fd) == 0) {
+		ours = r.user || stream_is_current(c, r.fd);
+		if (b && !ours && fd_entry(r.fd) == 0) {
 			rlm_lock_drop(&c->rx_lock);
 			return -EBADF; // being closed right now
 		}
-		n = b && (r.user || stream_is_current(c, r.fd)) ? one_step(&r, b) : receive_from_kernel(&r);
+		n = b && ours ? one_step(&r, b) : receive_from_kernel(&r);
 	} while (n == GO_ON);
 	if (r.user)
 		stream_leave(c);

@@ -17,8 +17,6 @@ struct receive {
 	bool user;
 };
 
-#define GO_ON INT64_MAX // the result of a step: nothing final yet
-
 static inline int64_t receive_finish(const struct receive *r, int64_t n)
 {
 	return stream_partial(r->c, r->done, n);

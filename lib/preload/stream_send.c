@@ -214,130 +214,182 @@ int64_t stream_sent_to_left(struct rlm_conn *c, struct rlm_bound *b, int fd, int
 	return done;
 }
 
-static void be_user(struct rlm_conn *c, bool *user)
+// One send, over however many looks at the connection. A look begins with tx_lock, and releases it.
+struct sending {
+	struct rlm_conn *c;
+	int fd;
+	int flags;
+	struct load *load;
+	uint64_t total, done;
+	struct deadline deadline;
+	bool user;
+};
+
+static int64_t finish(const struct sending *s, int64_t error)
 {
-	if (!*user)
-		stream_enter(c);
-	*user = true;
+	return s->done ? (int64_t)s->done : error;
+}
+
+static void be_user(struct sending *s)
+{
+	if (!s->user)
+		stream_enter(s->c);
+	s->user = true;
+}
+
+static int64_t through_kernel(struct sending *s)
+{
+	FAMILY_ENTER(&arena, s->c, tx_inflight);
+	rlm_lock_drop(&s->c->tx_lock);
+	stream_enter_kernel(s->c, &s->user);
+	return kernel_send(s->c, s->fd, s->load, s->total - s->done, s->flags, s->user);
+}
+
+static int64_t by_tcp(struct sending *s, struct rlm_bound *b)
+{
+	int64_t n = s->done ? 0 : cutover_take_error(b);
+
+	if (__builtin_expect(n != 0, 0)) {
+		rlm_lock_drop(&s->c->tx_lock);
+		return n;
+	}
+	n = through_kernel(s);
+	if (n < (int64_t)(s->total - s->done))
+		atomic_fetch_add_explicit(&b->tx_blocked, 1, memory_order_relaxed); // of a later binding: no harm
+	return stream_partial(s->c, s->done, n);
+}
+
+// The kernel must take what is owed first.
+static int64_t wait_for_tcp(struct sending *s, struct rlm_bound *b)
+{
+	int n;
+
+	b->tx_blocked++;
+	deadline_start(&s->deadline, b->tx_timeout_ns);
+	be_user(s);
+	rlm_lock_drop(&s->c->tx_lock);
+	n = s->flags & MSG_DONTWAIT ? -EAGAIN : stream_wait_tcp_writable(s->c, s->fd, &s->deadline);
+	return n < 0 ? finish(s, n) : GO_ON;
+}
+
+// The ring was full: is there another way by now? Then the next look finds it.
+static bool is_full_no_more(struct rlm_bound *b)
+{
+	if (b->tx_state != TX_RING || ring_room(&b->tx, ring_head(&b->tx), 1))
+		return true;
+	if (!cutover_tx_is_asked(b))
+		return false;
+	atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
+	return true;
+}
+
+static int64_t wait_for_room(struct sending *s, struct rlm_bound *b)
+{
+	int n;
+
+	if (b->tx_stop && !b->tx_need) { // it may have to be read by somebody else: TCP has room
+		cutover_tx_need(b);
+		rlm_lock_drop(&s->c->tx_lock);
+		return GO_ON;
+	}
+	helper_note_full(b);
+	if (s->flags & MSG_DONTWAIT) {
+		b->tx_blocked++;
+		rlm_lock_drop(&s->c->tx_lock);
+		return finish(s, -EAGAIN);
+	}
+	if (is_full_no_more(b)) {
+		rlm_lock_drop(&s->c->tx_lock);
+		return GO_ON;
+	}
+	be_user(s);
+	n = stream_wait_room(s->c, b, s->fd, &s->deadline);
+	return n < 0 ? finish(s, n) : GO_ON;
+}
+
+static int64_t by_ring(struct sending *s, struct rlm_bound *b)
+{
+	bool hold = s->flags & MSG_MORE || atomic_load_explicit(&s->c->flags, memory_order_relaxed) & RLM_CONN_CORKED;
+	int64_t n = ring_send(s->c, b, s->load, s->total - s->done, hold);
+
+	if (__builtin_expect(n < 0, 0)) {
+		stream_break(s->c, b, s->fd);
+		rlm_lock_drop(&s->c->tx_lock);
+		return finish(s, -ECONNRESET);
+	}
+	s->done += (uint64_t)n;
+	if (__builtin_expect(b->tx_budget != 0, 0))
+		spend_budget(s->c, b, s->fd, (uint64_t)n);
+	if (__builtin_expect(s->load->error, 0)) {
+		rlm_lock_drop(&s->c->tx_lock);
+		return finish(s, s->load->error);
+	}
+	if (s->done != s->total && !s->load->more)
+		return wait_for_room(s, b);
+	n = stream_sent(s->c, b, s->fd, s->flags, (int64_t)s->done);
+	stream_drop_often(s->c, b, &s->c->tx_lock, &b->tx_habit);
+	return n;
+}
+
+static enum tx_way find_way(struct sending *s, struct rlm_bound *b)
+{
+	enum tx_way way;
+
+	if (atomic_load_explicit(&b->tx_fast, memory_order_relaxed))
+		return TX_WAY_RING;
+	way = cutover_tx(s->c, b, s->fd, true);
+	if (b->tx_punched) {
+		b->tx_punched = 0;
+		helper_note_activity();
+	}
+	stream_note_tx(s->c, b);
+	return way;
+}
+
+static int64_t one_step(struct sending *s)
+{
+	struct rlm_bound *b = stream_bound(s->c);
+	bool ours;
+
+	if (s->user)
+		s->fd = stream_fd(s->c, s->fd);
+	ours = s->user || stream_is_current(s->c, s->fd);
+	if (b && !ours && fd_entry(s->fd) == 0) {
+		rlm_lock_drop(&s->c->tx_lock);
+		return -EBADF; // being closed right now
+	}
+	if (!b || !ours)
+		return stream_partial(s->c, s->done, through_kernel(s));
+	if (cutover_is_lost(b)) {
+		rlm_lock_drop(&s->c->tx_lock);
+		stream_find_lost(s->c, s->fd);
+		return GO_ON;
+	}
+	switch (find_way(s, b)) {
+	case TX_WAY_RING:
+		return by_ring(s, b);
+	case TX_WAY_PLAIN:
+		return by_tcp(s, b);
+	default:
+		return wait_for_tcp(s, b);
+	}
 }
 
 // locked: tx_lock is held, and the flags are known to be harmless.
-static int64_t send_all(struct rlm_conn *c, int fd, struct load *load, uint64_t total, int flags, bool *user, bool locked)
+static int64_t send_load(struct rlm_conn *c, int fd, struct load *load, uint64_t total, int flags, bool locked)
 {
-	struct deadline deadline = {0};
-	uint64_t done = 0;
-	struct rlm_bound *b;
-	enum tx_way way;
+	struct sending s = {.c = c, .fd = fd, .flags = flags | conn_is_nonblock(c), .load = load, .total = total};
 	int64_t n;
 
 	if (__builtin_expect(flags & ~STREAM_SEND_FLAGS, 0))
 		return forbidden_flags(c, fd, load, total, flags);
-	flags |= conn_is_nonblock(c);
-	for (;; locked = false) {
+	do {
 		if (!locked)
 			rlm_lock_take(&c->tx_lock);
-		b = stream_bound(c);
-		if (*user)
-			fd = stream_fd(c, fd);
-		if (b && !*user && !stream_is_current(c, fd) && fd_entry(fd) == 0) {
-			rlm_lock_drop(&c->tx_lock);
-			return -EBADF; // being closed right now
-		}
-		if (!b || (!*user && !stream_is_current(c, fd))) {
-			FAMILY_ENTER(&arena, c, tx_inflight);
-			rlm_lock_drop(&c->tx_lock);
-			stream_enter_kernel(c, user);
-			n = kernel_send(c, fd, load, total - done, flags, *user);
-			return stream_partial(c, done, n);
-		}
-		if (cutover_is_lost(b)) {
-			rlm_lock_drop(&c->tx_lock);
-			stream_find_lost(c, fd);
-			continue;
-		}
-		if (atomic_load_explicit(&b->tx_fast, memory_order_relaxed)) {
-			way = TX_WAY_RING;
-		} else {
-			way = cutover_tx(c, b, fd, true);
-			if (b->tx_punched) {
-				b->tx_punched = 0;
-				helper_note_activity();
-			}
-			stream_note_tx(c, b);
-		}
-		if (way == TX_WAY_RING) {
-			n = ring_send(c, b, load, total - done, flags & MSG_MORE || atomic_load_explicit(&c->flags, memory_order_relaxed) & RLM_CONN_CORKED);
-			if (__builtin_expect(n < 0, 0)) {
-				stream_break(c, b, fd);
-				rlm_lock_drop(&c->tx_lock);
-				return done ? (int64_t)done : -ECONNRESET;
-			}
-			done += (uint64_t)n;
-			if (__builtin_expect(b->tx_budget != 0, 0))
-				spend_budget(c, b, fd, (uint64_t)n);
-			if (__builtin_expect(load->error, 0)) {
-				rlm_lock_drop(&c->tx_lock);
-				return done ? (int64_t)done : load->error;
-			}
-			if (done == total || load->more) {
-				done = (uint64_t)stream_sent(c, b, fd, flags, (int64_t)done);
-				stream_drop_often(c, b, &c->tx_lock, &b->tx_habit);
-				return (int64_t)done;
-			}
-			if (b->tx_stop && !b->tx_need) { // it may have to be read by somebody else: TCP has room
-				cutover_tx_need(b);
-				rlm_lock_drop(&c->tx_lock);
-				continue;
-			}
-			helper_note_full(b);
-			if (flags & MSG_DONTWAIT) {
-				b->tx_blocked++;
-				rlm_lock_drop(&c->tx_lock);
-				return done ? (int64_t)done : -EAGAIN;
-			}
-			// Not full any more, or another round by now.
-			if (b->tx_state != TX_RING || ring_room(&b->tx, ring_head(&b->tx), 1)) {
-				rlm_lock_drop(&c->tx_lock);
-				continue;
-			}
-			if (cutover_tx_is_asked(b)) {
-				atomic_store_explicit(&b->tx_fast, 0, memory_order_relaxed);
-				rlm_lock_drop(&c->tx_lock);
-				continue;
-			}
-			be_user(c, user);
-			n = stream_wait_room(c, b, fd, &deadline);
-		} else if (way == TX_WAY_PLAIN) {
-			n = done ? 0 : cutover_take_error(b);
-			if (__builtin_expect(n != 0, 0)) {
-				rlm_lock_drop(&c->tx_lock);
-				return n;
-			}
-			FAMILY_ENTER(&arena, c, tx_inflight);
-			rlm_lock_drop(&c->tx_lock);
-			stream_enter_kernel(c, user);
-			n = kernel_send(c, fd, load, total - done, flags, *user);
-			if (n < (int64_t)(total - done))
-				atomic_fetch_add_explicit(&b->tx_blocked, 1, memory_order_relaxed); // of a later binding: no harm
-			return stream_partial(c, done, n);
-		} else {
-			b->tx_blocked++;
-			deadline_start(&deadline, b->tx_timeout_ns);
-			be_user(c, user);
-			rlm_lock_drop(&c->tx_lock);
-			n = flags & MSG_DONTWAIT ? -EAGAIN : stream_wait_tcp_writable(c, fd, &deadline);
-		}
-		if (n < 0)
-			return done ? (int64_t)done : n;
-	}
-}
-
-static int64_t send_load(struct rlm_conn *c, int fd, struct load *load, uint64_t total, int flags, bool locked)
-{
-	bool user = false;
-	int64_t n = send_all(c, fd, load, total, flags, &user, locked);
-
-	if (user)
+		locked = false;
+		n = one_step(&s);
+	} while (n == GO_ON);
+	if (s.user)
 		stream_leave(c);
 	return n;
 }

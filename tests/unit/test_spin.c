@@ -4,12 +4,18 @@
 
 #include "wake.h"
 
-static void test_spin_budget(void **state)
-{
-	_Atomic uint64_t word = 1;
-	struct rlm_spin spin;
-	uint32_t last;
+static _Atomic uint64_t word = 1;
+static struct rlm_spin spin;
 
+static void lose_budget(void)
+{
+	while (wake_may_spin(&spin))
+		assert_false(wake_spin(&word, 1, &spin));
+}
+
+// On one processor only for a peer that has others, and never when the user does not want it.
+static void test_where(void **state)
+{
 	wake_spin_init(&spin, true);
 	wake_init(1, 0);
 	assert_false(wake_may_spin(&spin));
@@ -21,6 +27,14 @@ static void test_spin_budget(void **state)
 	assert_false(wake_may_spin(&spin));
 	wake_init(2, RLM_SPIN_MAX);
 	assert_true(wake_may_spin(&spin));
+}
+
+static void test_follows_success(void **state)
+{
+	uint32_t last;
+
+	wake_spin_init(&spin, false);
+	wake_init(2, RLM_SPIN_MAX);
 	for (int i = 0; i < 100; i++)
 		assert_true(wake_spin(&word, 0, &spin));
 	assert_in_range(spin.budget, RLM_SPIN_MAX, RLM_SPIN_MAX + RLM_SPIN_MAX / 4);
@@ -35,7 +49,14 @@ static void test_spin_budget(void **state)
 	for (unsigned i = 0; i < 2 * RLM_SPIN_STREAK_MAX; i++)
 		wake_slept(&spin, 2 * RLM_SPIN_MAX);
 	assert_int_equal(spin.budget, last);
-	// A number of short sleeps brings the budget back to what they took, not fewer.
+}
+
+// A number of short sleeps brings the budget back to what they took, not fewer.
+static void test_short_sleeps(void **state)
+{
+	wake_spin_init(&spin, false);
+	wake_init(2, RLM_SPIN_MAX);
+	lose_budget();
 	for (unsigned i = 1; i < spin.wanted; i++) {
 		wake_slept(&spin, 10000);
 		assert_false(wake_may_spin(&spin));
@@ -46,31 +67,37 @@ static void test_spin_budget(void **state)
 	assert_true(wake_may_spin(&spin));
 	assert_in_range(spin.budget, 10000, 20000);
 	// Sleeps that ended at once do so too, however little they took: a peer that spins answers that fast.
-	while (wake_may_spin(&spin))
-		assert_false(wake_spin(&word, 1, &spin));
+	lose_budget();
 	for (unsigned i = 0; i < RLM_SPIN_STREAK_MAX; i++)
 		wake_slept(&spin, 100);
 	assert_true(wake_may_spin(&spin));
 	assert_in_range(spin.budget, RLM_SPIN_MIN, 20000);
 	// One long sleep in ten does not prevent it: two ends that sleep because the other does would never get out of it.
-	while (wake_may_spin(&spin))
-		assert_false(wake_spin(&word, 1, &spin));
+	lose_budget();
 	for (unsigned i = 1; i < 4 * RLM_SPIN_STREAK_MAX && !wake_may_spin(&spin); i++)
 		wake_slept(&spin, i % 10 ? 2 * RLM_SPIN_MAX - 1 : 2 * RLM_SPIN_MAX);
 	assert_int_equal(spin.budget, RLM_SPIN_MAX);
-	// The user's own limit counts for both.
+}
+
+// The user's own limit counts for the budget and for what is a short sleep.
+static void test_own_limit(void **state)
+{
+	wake_spin_init(&spin, false);
 	wake_init(2, 10 * RLM_SPIN_MAX);
-	while (wake_may_spin(&spin))
-		assert_false(wake_spin(&word, 1, &spin));
+	lose_budget();
 	for (unsigned i = 0; i < 2 * RLM_SPIN_STREAK_MAX && !wake_may_spin(&spin); i++)
 		wake_slept(&spin, 19 * RLM_SPIN_MAX);
 	assert_int_equal(spin.budget, 10 * RLM_SPIN_MAX);
-	wake_init(1, 0);
 }
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_spin_budget)};
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_where),
+	    cmocka_unit_test(test_follows_success),
+	    cmocka_unit_test(test_short_sleeps),
+	    cmocka_unit_test(test_own_limit),
+	};
 
 	return cmocka_run_group_tests_name("spin", tests, NULL, NULL);
 }
