@@ -94,6 +94,13 @@ void set_timeout(int fd, int option, int ms)
 	assert_returns(setsockopt(fd, SOL_SOCKET, option, &time, sizeof(time)), 0);
 }
 
+void set_linger(int fd, int seconds)
+{
+	struct linger linger = {.l_onoff = 1, .l_linger = seconds};
+
+	assert_returns(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+}
+
 // -- both ends in this process --
 
 void close_end(int *fd)

@@ -147,6 +147,7 @@ void nap_ms(int ms); // only to give something that must not happen the time to 
 void set_nonblocking(int fd, bool on);
 void set_int(int fd, int level, int option, int value); // a socket option
 void set_timeout(int fd, int option, int ms);
+void set_linger(int fd, int seconds); // 0: its close is a reset, and leaves no TIME_WAIT
 int socket_error(int fd); // and takes it
 
 // A thread that is about to make one call which sleeps.

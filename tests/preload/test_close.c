@@ -75,13 +75,6 @@ static void read_data_does_not_reset(void **state)
 	assert_returns(socket_error(p->a), 0);
 }
 
-static void set_linger(int fd, int seconds)
-{
-	struct linger linger = {.l_onoff = 1, .l_linger = seconds};
-
-	assert_returns(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
-}
-
 static void linger_zero_resets(void **state)
 {
 	struct pair *p = *state;
@@ -240,7 +233,6 @@ static void close_while_sending(void **state)
 // As soon as close() has returned the other end knows, also of a connection that is so young that it is just being offered.
 static void reset_comes_at_once(void **state)
 {
-	const struct linger reset = {1, 0};
 
 	for (int i = 0; i < 100; i++) {
 		struct sockaddr_storage name;
@@ -252,7 +244,7 @@ static void reset_comes_at_once(void **state)
 		send_text(p.a, "a");
 		recv_text(p.b, "a");
 		if (i % 2) {
-			assert_returns(setsockopt(p.a, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)), 0);
+			set_linger(p.a, 0);
 		} else {
 			send_text(p.b, "unread");
 			assert_that(wait_for(p.a, POLLIN, DEADLINE_MS));

@@ -46,11 +46,10 @@ static void level_states(void **state)
 static void level_reset(void **state)
 {
 	struct pair *p = *state;
-	struct linger linger = {.l_onoff = 1};
 	int ep = instance();
 
 	add(ep, p->b, 0);
-	assert_returns(setsockopt(p->a, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+	set_linger(p->a, 0);
 	close_end(&p->a);
 	assert_returns(take(ep, p->b, DEADLINE_MS), EPOLLERR | EPOLLHUP);
 	close(ep);

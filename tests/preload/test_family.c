@@ -25,14 +25,6 @@ static void end_somehow(enum ending how)
 	}
 }
 
-// No TIME_WAIT: there are not so many ports.
-static void reset_on_close(int fd)
-{
-	const struct linger now = {.l_onoff = 1};
-
-	assert_returns(setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now)), 0);
-}
-
 static void end_child(pid_t child, enum ending how)
 {
 	int status;
@@ -51,8 +43,8 @@ static void open_many(int listener, int *fds)
 		assert_that(fds[2 * i + 1] >= 0);
 		fcntl(fds[2 * i], F_SETFD, FD_CLOEXEC);
 		fcntl(fds[2 * i + 1], F_SETFD, FD_CLOEXEC);
-		reset_on_close(fds[2 * i]);
-		reset_on_close(fds[2 * i + 1]);
+		set_linger(fds[2 * i], 0); // no TIME_WAIT: there are not so many ports
+		set_linger(fds[2 * i + 1], 0);
 	}
 }
 

@@ -103,11 +103,10 @@ static void woken_by_reset(void **state)
 {
 	struct pair *p = *state;
 	struct poller w = {.fd = p->b, .events = 0};
-	struct linger linger = {.l_onoff = 1};
 	struct sleeper sleeper;
 
 	sleeper_start(&sleeper, wait_poll, &w);
-	assert_returns(setsockopt(p->a, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+	set_linger(p->a, 0);
 	close_end(&p->a);
 	assert_returns(sleeper_join(&sleeper), 1);
 	assert_returns(w.revents, POLLERR | POLLHUP);
