@@ -22,7 +22,7 @@ build=${RLM_BUILD:-$root/build}
 
 quick=(examples iperf3 iperf2 redis nginx memcached socat asyncio alone)
 # Those that take longest come first.
-slow=(cpython_socket cpython_asyncio cpython_ssl cpython cpython_processes company postgres ssh inetd rsync ftp haproxy proxies php puma mariadb apache java node erlang mpi samba nbd)
+slow=(cpython_socket cpython_asyncio cpython_ssl cpython cpython_processes company postgres ssh inetd rsync ftp haproxy proxies php puma mariadb apache java node erlang rabbitmq tomcat mpi samba nbd mosquitto)
 jobs=1
 [ $# -gt 0 ] || set -- "${quick[@]}"
 if [ "$1" = --all ]; then
