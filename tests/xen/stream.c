@@ -24,7 +24,7 @@
 #include <unistd.h>
 
 #define PIECE	 32768 // at most; half of them have less than 200 bytes
-#define PAUSE_NS 10000000
+#define PAUSE_NS 40000000 // some 50 kB/s each way: more is more than TCP carries between emulated domains that have other streams, too
 #define LONG	 0.1 // s
 
 static int sock;
