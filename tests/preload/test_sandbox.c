@@ -9,7 +9,9 @@
 #include <stddef.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #define ALLOW(name) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##name, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
 
@@ -238,6 +240,68 @@ static void capabilities(void **state)
 	confined(*(int *)*state, nothing, give_up_and_take_back);
 }
 
+// The program of idle_in_jail(). Its broker goes away, and from a jail it finds no other.
+static void idle(int gate)
+{
+	struct rusage before, after;
+	struct pair p;
+	char byte;
+
+	pair_open(&p, AF_INET);
+	pair_touch(&p);
+	enter_jail();
+	assert_returns(read(gate, &byte, 1), 1);
+	assert_returns(getrusage(RUSAGE_SELF, &before), 0);
+	nap_ms(300);
+	assert_returns(getrusage(RUSAGE_SELF, &after), 0);
+	assert_that(after.ru_nvcsw - before.ru_nvcsw < 30);
+}
+
+static int broker_open(const char *path)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	assert_that(fd >= 0 && strlen(path) < sizeof(address.sun_path));
+	strcpy(address.sun_path, path);
+	assert_returns(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	assert_returns(listen(fd, 1), 0);
+	return fd;
+}
+
+// What listens ends each session at once.
+static void idle_in_jail(void **state)
+{
+	int broker = broker_open("broker.sock"), gate[2];
+	struct pollfd poller = {.fd = broker, .events = POLLIN};
+	char *path = realpath("broker.sock", NULL), number[12];
+	pid_t child;
+
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	assert_that(path != NULL);
+	assert_returns(pipe(gate), 0);
+	child = fork();
+	if (child == 0) {
+		snprintf(number, sizeof(number), "%d", gate[0]);
+		setenv("RLM_SOCKET", path, 1);
+		execl("/proc/self/exe", "test_sandbox", "--idle", number, NULL);
+		_exit(127);
+	}
+	if (carrier_accelerates()) {
+		assert_returns(poll(&poller, 1, DEADLINE_MS), 1);
+		close(accept(broker, NULL, NULL));
+	}
+	assert_returns(write(gate[1], "x", 1), 1);
+	child_finish(child);
+	free(path);
+	close(broker);
+	close(gate[0]);
+	close(gate[1]);
+	assert_returns(unlink("broker.sock") | rmdir("jail"), 0);
+}
+
 // clang-format off
 static const struct CMUnitTest tests[] = {
     TEST_SETTLED(strict),
@@ -247,7 +311,14 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(filter_by_number),
     TEST_FAMILY(jailed),
     TEST_FAMILY(capabilities),
+    cmocka_unit_test(idle_in_jail),
 };
 // clang-format on
 
-SUITE_MAIN(tests)
+int main(int argc, char **argv)
+{
+	if (argc != 3 || strcmp(argv[1], "--idle"))
+		return suite_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
+	idle(atoi(argv[2]));
+	return 0;
+}
