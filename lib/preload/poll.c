@@ -38,8 +38,10 @@ static int poll_ours(struct polling *p)
 				return n;
 			n = polling_evaluate(p);
 		}
-		if (n || !waits || timed_out)
+		if (n || ((!waits || timed_out) && !p->stale))
 			return n;
+		if (p->stale)
+			continue;
 		helper_ensure();
 		polling_hold(p);
 		if (!polling_spin(p)) {

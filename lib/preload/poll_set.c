@@ -9,6 +9,7 @@ bool polling_look_up(struct polling *p)
 {
 	bool ours = false;
 
+	p->stale = false;
 	for (nfds_t i = 0; i < p->n; i++)
 		ours |= entry_look_up(p->fds[i].fd, &p->entries[i]) >= ENTRY_BOUND;
 	return ours;
@@ -50,6 +51,7 @@ int polling_evaluate(struct polling *p)
 			r = ready_now(e->conn, p->fds[i].fd, (uint16_t)p->fds[i].events, (uint16_t)p->shadow[i].events, events);
 			e->head = r.head;
 			events = r.events;
+			p->stale |= r.stale;
 		} else if (e->kind == ENTRY_EPOLL) {
 			events = epoll_is_ready(p->fds[i].fd) ? POLLIN | POLLRDNORM : 0;
 		}
@@ -81,6 +83,7 @@ int polling_evaluate_ours(struct polling *p)
 			r = ready_now(e->conn, p->fds[i].fd, wanted, UINT16_MAX, 0);
 		else if (e->kind == ENTRY_EPOLL && epoll_is_ready(p->fds[i].fd))
 			r.events = POLLIN | POLLRDNORM;
+		p->stale |= r.stale;
 		e->head = r.head;
 		p->fds[i].revents = (short)(r.events & (wanted | POLLERR | POLLHUP | POLLNVAL));
 		count += p->fds[i].revents != 0;

@@ -36,6 +36,7 @@ struct polling {
 	struct deadline deadline; // from the first sleep on
 	uint32_t signals;	  // signals_handled when the call began
 	bool forever;
+	bool stale; // a number is not that connection's any more: all have to be looked up again
 	bool listening; // the entries' `listening` are to wake us,
 	enum ready_by by;
 	const sigset_t *mask;

@@ -80,7 +80,7 @@ static void look_at_sending(struct rlm_conn *c, int fd, uint32_t asked, uint32_t
 	struct rlm_bound *b;
 
 	rlm_lock_take(&c->tx_lock);
-	b = stream_bound(c);
+	b = stream_is_current(c, fd) ? stream_bound(c) : NULL;
 	if (b && kernel & (EPOLLRDHUP | ALWAYS))
 		stream_stop_sending(b);
 	if (b && tx_on_ring(b)) {
@@ -104,6 +104,10 @@ struct ready ready_now(struct rlm_conn *c, int fd, uint32_t wanted, uint32_t ask
 	struct rlm_bound *b;
 
 	rlm_lock_take(&c->rx_lock);
+	if (!stream_is_current(c, fd)) {
+		rlm_lock_drop(&c->rx_lock);
+		return (struct ready){.stale = true};
+	}
 	b = stream_bound(c);
 	if (b && cutover_is_lost(b)) {
 		rlm_lock_drop(&c->rx_lock);

@@ -13,6 +13,7 @@ struct ready {
 	uint64_t head;      // of the peer's ring, to tell new data from old (edge-triggered)
 	uint32_t blocked;   // sends that found too little room so far, to tell regained room from old (edge-triggered)
 	bool ask_kernel;    // the answer depends on TCP: look at it again next time
+	bool stale;	    // nothing of this: the descriptor is not the connection's any more
 };
 
 // What TCP has to tell: the helper thread counts it in conn->events, a moment later.

@@ -246,6 +246,17 @@ void stream_finish_close(struct rlm_conn *c)
 	atomic_fetch_sub_explicit(&stream_closing, 1, memory_order_seq_cst);
 }
 
+// The number is nobody's any more, but not yet closed: whoever found under a lock that it was this connection's is done with it now.
+static void wait_for_lookers(struct rlm_conn *c)
+{
+	if (!stream_bound(c))
+		return;
+	rlm_lock_take(&c->tx_lock);
+	rlm_lock_take(&c->rx_lock);
+	rlm_lock_drop(&c->rx_lock);
+	rlm_lock_drop(&c->tx_lock);
+}
+
 // As in the kernel, threads that are inside a call keep the socket: the last one closes it. Only those of this process can be there,
 // unless one that died was inside when another one was: then nobody knows, and the entry is lost.
 static void close_last(struct rlm_conn *c, int fd)
@@ -266,6 +277,7 @@ static void close_last(struct rlm_conn *c, int fd)
 	rlm_lock_take(&c->rx_lock); // see settle(): who has the lock and finds no ghost may use fd
 	atomic_store_explicit(&c->ghost, (int)(ghost >= 0 ? ghost + 1 : 0), memory_order_seq_cst);
 	rlm_lock_drop(&c->rx_lock);
+	wait_for_lookers(c);
 	atomic_fetch_or_explicit(&c->flags, RLM_CONN_CLOSING, memory_order_seq_cst);
 	stream_finish_close(c);
 }
@@ -290,6 +302,7 @@ void stream_forget(int fd)
 				epoll_take_out(fd);
 			close_last(c, fd);
 		} else if (stream_bound(c)) {
+			wait_for_lookers(c);
 			helper_note_lent();
 		}
 		atomic_fetch_sub_explicit(&stream_closing, 1, memory_order_seq_cst);

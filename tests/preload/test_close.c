@@ -212,6 +212,70 @@ static void close_while_polling_in_company(void **state)
 	close_while_in(*state, poll_in_company);
 }
 
+// Beside something that stays quiet.
+static int poll_for_a_while(void *arg)
+{
+	struct pollfd items[2] = {{.fd = *(int *)arg, .events = POLLIN}, {.fd = eventfd(0, 0), .events = POLLIN}};
+	int count = poll(items, 2, 10 * QUIET_MS);
+
+	close(items[1].fd);
+	return count == 1 ? items[0].revents : 0;
+}
+
+static void reuse_while_polling(struct pair *p, int other, void (*ring)(struct pair *q))
+{
+	struct sleeper sleeper;
+	struct pair q;
+	int fd, seen;
+
+	pair_open(&q, p->family);
+	pair_settle(&q);
+	fd = q.b;
+	sleeper_start(&sleeper, poll_for_a_while, &fd);
+	assert_returns(dup2(other, fd), fd);
+	ring(&q);
+	seen = sleeper_join(&sleeper);
+	assert_that(seen == POLLIN || (seen == 0 && carrier() == CARRIER_PROMOTE_MID));
+	recv_text(fd, "first");
+	close(fd);
+	close_end(&q.a);
+	q.b = -1;
+}
+
+static void send_to_nobody(struct pair *q)
+{
+	send_text(q->a, "lost");
+}
+
+static struct pair neighbours;
+
+// In the same segment.
+static void ring_neighbours(struct pair *q)
+{
+	(void)q;
+	send_text(neighbours.a, "x");
+	recv_text(neighbours.b, "x");
+}
+
+// The number is something else's by the time the poll is woken: what there is comes from that, and nothing of it gets lost. Only the
+// kernel's poll, in which a thread sleeps whose connection was not bound, does not see what there is on another one's ring.
+static void number_reused_while_polling(void **state)
+{
+	struct pair *p = *state;
+	int local[2];
+
+	neighbours = *p;
+	assert_returns(socketpair(AF_UNIX, SOCK_STREAM, 0, local), 0);
+	for (int i = 0; i < 10; i++) {
+		send_text(local[0], "first");
+		reuse_while_polling(p, local[1], ring_neighbours);
+		send_text(p->a, "first");
+		reuse_while_polling(p, p->b, send_to_nobody);
+	}
+	close(local[0]);
+	close(local[1]);
+}
+
 static void close_while_sending(void **state)
 {
 	struct pair *p = *state;
@@ -273,6 +337,7 @@ static const struct CMUnitTest tests[] = {
     TEST_SETTLED(close_while_receiving_then_end),
     TEST_SETTLED(close_while_polling),
     TEST_SETTLED(close_while_polling_in_company),
+    TEST_SETTLED(number_reused_while_polling),
     TEST_SETTLED(close_while_sending),
 };
 // clang-format on
