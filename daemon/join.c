@@ -407,35 +407,18 @@ void rlmd_release(struct rlmd_broker *broker, struct rlmd_client *client, const 
 		rlmd_release_own(broker, client, msg);
 }
 
-// The other end has its half still, which is of no use to it.
-static void unbind_send(struct rlmd_broker *broker, struct rlmd_link *link, const struct rlm_msg_release *refused)
-{
-	struct rlm_msg_unbind msg = {.header = {.type = RLM_MSG_UNBIND, .size = sizeof(msg)},
-				     .link = link->id,
-				     .side = !refused->side,
-				     .segment = refused->segment,
-				     .slot = refused->slot,
-				     .epoch = refused->epoch};
-
-	if (link->end[msg.side].party)
-		party_send(broker, link, msg.side, &msg, NULL, 0);
-}
-
 void rlmd_release_own(struct rlmd_broker *broker, struct rlmd_client *client, const struct rlm_msg_release *msg)
 {
 	struct rlmd_link *link = rlmd_link_by_id(&broker->links, msg->link);
 	struct rlmd_segment *segment;
-	enum rlmd_release released;
 
 	if (!link || link->end[msg->side].party != &client->party)
 		return; // dropped meanwhile, or none of its own
 	segment = rlmd_segment_by_number(link, msg->segment);
 	if (!segment || msg->slot >= segment->slots)
 		return;
-	released = rlmd_slot_release(&broker->links, segment, msg->slot, msg->side, msg->epoch, ev_now(broker->loop));
-	if (released == RLMD_RELEASE_HALF && msg->refused)
-		unbind_send(broker, link, msg);
-	if (released != RLMD_RELEASE_FREE)
+	if (rlmd_slot_release(&broker->links, segment, msg->slot, msg->side, msg->epoch, ev_now(broker->loop)) !=
+	    RLMD_RELEASE_FREE)
 		return;
 	slot_forget(broker, &segment->slot[msg->slot]);
 	broker->freed = true;

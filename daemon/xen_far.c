@@ -243,7 +243,6 @@ void rlmd_far_deliver(struct rlmd_far *far, struct rlmd_client *client, unsigned
 	uint64_t id = msg->header.type == RLM_MSG_LINK	    ? msg->link.link
 		      : msg->header.type == RLM_MSG_SEGMENT ? msg->segment.link
 		      : msg->header.type == RLM_MSG_BIND    ? msg->bind.link
-		      : msg->header.type == RLM_MSG_UNBIND  ? msg->unbind.link
 							    : msg->drop.link;
 	struct rlmd_far_link *link = link_find(far, id);
 	struct waiting *waiting;

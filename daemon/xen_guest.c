@@ -259,7 +259,6 @@ static void message(struct rlmd_broker *broker, const struct rlmd_wire_message *
 		break;
 	case RLM_MSG_LINK:
 	case RLM_MSG_SEGMENT:
-	case RLM_MSG_UNBIND:
 	case RLM_MSG_DROP:
 		rlmd_far_deliver(&broker->xen->far, client, wire->peer_domain, &wire->msg);
 		break;

@@ -6,7 +6,7 @@
 //   guest  -> CLIENT number                 a process has a session
 //   guest  -> OFFER number, conn, name      a connection that has no peer in its own domain
 //   guest  -> MESSAGE number                WITHDRAW, RELEASE or LEFT, as the process would say it
-//   broker -> MESSAGE number                LINK, SEGMENT, BIND, UNBIND, DROP, LEAVE, NOTE or ORDER for the process
+//   broker -> MESSAGE number                LINK, SEGMENT, BIND, DROP, LEAVE, NOTE or ORDER for the process
 //   both   -> HALF link, segment            what one side of a link has made for the other; the broker passes it on
 //   broker -> ASK; guest -> TELL...         JSON for rlmctl, in chunks
 //   guest  -> GONE number
@@ -25,7 +25,7 @@
 #include "registry.h"
 #include "rlm/proto.h"
 
-#define RLMD_WIRE_VERSION   4u
+#define RLMD_WIRE_VERSION   3u
 #define RLMD_WIRE_TEXT	    1024u
 #define RLMD_WIRE_ADDRESSES 16u
 #define RLMD_WIRE_RING	    4096 // bytes of the channel, each way

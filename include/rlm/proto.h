@@ -17,8 +17,7 @@
 //   process -> RELEASE link, segment, slot, epoch     this end will never touch the slot again
 //   rlmd    -> DROP link, segment          nothing is bound there any more: unmap, close
 // An offer stands until WITHDRAW, BIND, or the end of the session; rlmd says NOTE why while it does not lead to a BIND.
-// BIND for a connection that the process no longer has, or cannot bind now, is answered by RELEASE with refused = 1. Then
-//   rlmd    -> UNBIND link, segment, slot, epoch      to the other end, which is alone there: give it back (RELEASE), and offer again
+// BIND for a connection that the process no longer has is answered by RELEASE.
 // A process that is both ends of a connection gets everything twice, told apart by `side`.
 //
 // A link ends at both its ends at a time, for a domain that is going to move or is in another group now:
@@ -34,7 +33,7 @@
 #include <stdint.h>
 #include <sys/ioctl.h>
 
-#define RLM_PROTO_VERSION 3u
+#define RLM_PROTO_VERSION 2u
 #define RLM_MSG_MAX 512u
 #define RLM_MSG_FDS_MAX 4u
 #define RLM_TEXT_CHUNK 480u
@@ -59,7 +58,6 @@ enum rlm_msg_type {
 	RLM_MSG_RESUME = 16,
 	RLM_MSG_MOVE = 17, // also instead of WELCOME: the domain is on another host
 	RLM_MSG_KEPT = 18,
-	RLM_MSG_UNBIND = 19,
 	RLM_MSG_REQUEST = 20, // rlmctl -> rlmd: JSON text in chunks
 	RLM_MSG_REPLY = 21,   // rlmd -> rlmctl: JSON text in chunks
 };
@@ -184,17 +182,6 @@ struct rlm_msg_release {
 	uint32_t segment;
 	uint32_t slot;
 	uint32_t epoch;
-	uint32_t refused; // 1: the process never wrote there, and never will
-	uint32_t reserved;
-};
-
-struct rlm_msg_unbind {
-	struct rlm_msg_header header;
-	uint64_t link;
-	uint32_t side; // of the receiver
-	uint32_t segment;
-	uint32_t slot;
-	uint32_t epoch;
 };
 
 // Gives back what a BIND gave.
@@ -283,7 +270,6 @@ union rlm_msg {
 	struct rlm_msg_segment segment;
 	struct rlm_msg_bind bind;
 	struct rlm_msg_release release;
-	struct rlm_msg_unbind unbind;
 	struct rlm_msg_drop drop;
 	struct rlm_msg_order order;
 	struct rlm_msg_leave leave;

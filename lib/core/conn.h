@@ -112,7 +112,8 @@ struct rlm_bound {
 	// leaving the slot while the connection lives, see cutover_leave.c
 	_Atomic uint32_t holders; // who looks at the slot's memory without a lock; those who would sleep come no more when `leaving`
 	uint8_t leaving;
-	uint8_t vacant; // the peer has refused its half: nobody is there
+	uint8_t lonely; // the peer had not bound its half when the helper looked
+	uint8_t vacant; // nor later: given up
 	uint8_t gone; // the slot was lost: not to be touched
 	uint8_t *own; // memory of ours in the slot's place
 	uint64_t own_size;

@@ -147,6 +147,10 @@ static inline bool cutover_slot_stands(const struct rlm_bound *b)
 	atomic_thread_fence(memory_order_acquire);
 	return __builtin_expect(atomic_load_explicit(&b->rx.peer->epoch, memory_order_relaxed) == b->epoch, 1);
 }
+// Both locks. Nothing was ever carried by the slot, and the peer has not bound its half of it.
+bool cutover_is_lonely(const struct rlm_bound *b);
+// Both locks, of a lonely one: gives the slot up, and shows that, so that a peer which binds later begins nothing. false: it has just bound.
+bool cutover_leave_lonely(struct rlm_bound *b);
 // Both locks, of a lost one. true: it can go on over TCP, at the exact byte.
 bool cutover_lost_is_plain(const struct rlm_bound *b);
 // Nobody uses the binding any more.

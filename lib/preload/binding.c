@@ -68,7 +68,6 @@ static void refuse(const struct rlm_msg_bind *m)
 {
 	union rlm_msg msg = {.release = rlm_release_of(m)};
 
-	msg.release.refused = 1;
 	session_send(&msg, -1);
 }
 
@@ -109,6 +108,7 @@ static void bind_conn(struct rlm_conn *c, struct rlm_bound *b, int fd)
 	epoll_conn_is_bound(c);
 	helper_watch_conn(c, fd);
 	helper_arm_idle();
+	helper_note_lonely();
 }
 
 // As far as this process is concerned. A fork waits: the child finds the connection bound, or we find that it has it too.
@@ -157,12 +157,11 @@ static void on_bind(const struct rlm_msg_bind *m)
 		bound = try_bind(c, l, s, m);
 		engine_unlock();
 	}
-	helper_unpin();
-	if (bound)
-		return;
-	refuse(m);
-	if (c && !c->bound && !stream_is_alone(c)) // a fork was faster
+	if (c && !bound && !c->bound && !stream_is_alone(c)) // a fork was faster
 		offer_later(c);
+	helper_unpin();
+	if (!bound)
+		refuse(m);
 }
 
 // --- orders ---
@@ -229,11 +228,6 @@ static void on_order(const struct rlm_msg_order *m)
 
 // Messages that came while a connection was being named: its locks are ours. Binding takes locks of epoll instances, and who holds one of these may
 // wait for that connection.
-static bool is_to_keep(uint16_t type)
-{
-	return type == RLM_MSG_BIND || type == RLM_MSG_UNBIND || type == RLM_MSG_ORDER;
-}
-
 static union rlm_msg kept[KEPT];
 static unsigned kept_used;
 
@@ -251,7 +245,10 @@ void binding_do_kept(void)
 		union rlm_msg msg = kept[0];
 
 		memmove(kept, kept + 1, --kept_used * sizeof(*kept));
-		binding_message(&msg, NULL);
+		if (msg.header.type == RLM_MSG_BIND)
+			on_bind(&msg.bind);
+		else
+			on_order(&msg.order);
 	}
 }
 
@@ -323,7 +320,7 @@ int binding_message(const union rlm_msg *msg, int *fds)
 		[RLM_MSG_SEGMENT] = sizeof(msg->segment), [RLM_MSG_BIND] = sizeof(msg->bind),
 		[RLM_MSG_DROP] = sizeof(msg->drop),	  [RLM_MSG_ORDER] = sizeof(msg->order),
 		[RLM_MSG_LEAVE] = sizeof(msg->leave),	  [RLM_MSG_RESUME] = sizeof(msg->resume),
-		[RLM_MSG_MOVE] = sizeof(msg->move),	  [RLM_MSG_UNBIND] = sizeof(msg->unbind),
+		[RLM_MSG_MOVE] = sizeof(msg->move),
 	};
 	uint16_t type = msg->header.type;
 
@@ -331,7 +328,7 @@ int binding_message(const union rlm_msg *msg, int *fds)
 		return 0;
 	if (msg->header.size < sizes[type])
 		return -EPROTO;
-	if (binding_naming && is_to_keep(type)) {
+	if (binding_naming && (type == RLM_MSG_BIND || type == RLM_MSG_ORDER)) {
 		keep(msg);
 		return 0;
 	}
@@ -370,9 +367,6 @@ int binding_message(const union rlm_msg *msg, int *fds)
 		return 0;
 	case RLM_MSG_BIND:
 		on_bind(&msg->bind);
-		return 0;
-	case RLM_MSG_UNBIND:
-		leaving_unbind(&msg->unbind);
 		return 0;
 	case RLM_MSG_DROP:
 		serving_drop(&msg->drop);

@@ -11,6 +11,7 @@
 // How often the helper thread looks after what is idle or lent to children, full, held back.
 #define IDLE_LOOK_MS 3000u
 #define FULL_LOOK_MS 50u
+#define LONELY_LOOK_MS 1000u
 #define HELD_LOOK_MS 100u // TCP holds back for 200 ms
 
 // Offers it to the broker now, or later by helper_retry(), or not at all and says why.
@@ -30,6 +31,8 @@ void binding_broker_is_back(void);
 bool binding_has_lent(void);
 // Returns the memory of rings that nobody used since the last look. true: there are rings left to look after.
 bool binding_give_back_idle(void);
+// Whether all peers have bound their halves by now; what waits in vain is offered again. true: look once more.
+bool binding_look_for_peers(uint64_t now_ms);
 // Shows receivers what senders have held back for long enough. true: there is more.
 bool binding_release_held(uint64_t now_ms);
 // Takes full rings that nobody reads from back to TCP. true: there are others to look after.

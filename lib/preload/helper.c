@@ -24,10 +24,10 @@ static struct {
 	int epoll_fd;
 	uint64_t next_idle_ms; // coarse clock; 0: nothing to look after
 	uint64_t next_sweep_ms; // 0: nothing is lent to forked children
-	struct {
+	struct retry {
 		struct rlm_conn_ref conn;
 		unsigned wait_ms;
-		uint64_t at_ms;
+		uint64_t at_ms; // 0: free
 	} retries[RETRIES];
 	unsigned waited_ms; // by the connection that is tried again right now
 	_Atomic uint32_t tid;
@@ -99,6 +99,7 @@ struct care {
 
 static struct care full = {.every_ms = FULL_LOOK_MS, .look = binding_relieve_full};
 static struct care held = {.every_ms = HELD_LOOK_MS, .look = binding_release_held};
+static struct care lonely = {.every_ms = LONELY_LOOK_MS, .look = binding_look_for_peers};
 
 // The caller holds a lock: never wait.
 static void note(struct care *care)
@@ -112,6 +113,11 @@ static void note(struct care *care)
 void helper_note_held(void)
 {
 	note(&held);
+}
+
+void helper_note_lonely(void)
+{
+	note(&lonely);
 }
 
 void helper_note_full(struct rlm_bound *b)
@@ -178,16 +184,27 @@ void helper_arm_sweep(void)
 
 // --- later ---
 
+// One place for each connection: the earlier time counts.
 void helper_retry(struct rlm_conn *c, unsigned ms)
 {
-	for (unsigned i = 0; i < RETRIES; i++)
-		if (!helper.retries[i].at_ms) {
-			helper.retries[i].conn = helper_conn_ref(c);
-			helper.retries[i].wait_ms = ms;
-			helper.retries[i].at_ms = sys_ms() + ms;
+	struct rlm_conn_ref ref = helper_conn_ref(c);
+	uint64_t at_ms = sys_ms() + ms;
+	struct retry *to = NULL;
+
+	for (unsigned i = 0; i < RETRIES; i++) {
+		struct retry *r = &helper.retries[i];
+
+		if (!r->at_ms)
+			to = to ? to : r;
+		else if (r->conn.index == ref.index && r->conn.generation == ref.generation && r->at_ms <= at_ms)
 			return;
-		}
-	atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_QUEUED, memory_order_relaxed);
+		else if (r->conn.index == ref.index)
+			to = r;
+	}
+	if (to)
+		*to = (struct retry){.conn = ref, .wait_ms = ms, .at_ms = at_ms};
+	else
+		atomic_fetch_and_explicit(&c->flags, ~RLM_CONN_QUEUED, memory_order_relaxed);
 }
 
 void helper_retry_later(struct rlm_conn *c, unsigned first_ms, unsigned most_ms)
@@ -244,6 +261,7 @@ static uint64_t next_time(void)
 	earlier(&next, helper.next_sweep_ms);
 	earlier(&next, full.next_ms);
 	earlier(&next, held.next_ms);
+	earlier(&next, lonely.next_ms);
 	return next;
 }
 
@@ -255,6 +273,7 @@ static int run_timers(void)
 
 	session_connect_if_due();
 	run_retries(now);
+	look_after(&lonely, now);
 	leaving = leaving_go_on();
 	if (helper.next_idle_ms && helper.next_idle_ms <= now)
 		helper.next_idle_ms = binding_give_back_idle() ? now + IDLE_LOOK_MS : 0;
@@ -428,9 +447,10 @@ void helper_fork_child(void)
 	session_forget();
 	fd_close_internal(arena.tickets_fd);
 	arena_drop_tickets(&arena);
-	helper.next_idle_ms = helper.next_sweep_ms = full.next_ms = held.next_ms = 0;
+	helper.next_idle_ms = helper.next_sweep_ms = full.next_ms = held.next_ms = lonely.next_ms = 0;
 	atomic_store_explicit(&full.noted, false, memory_order_relaxed);
 	atomic_store_explicit(&held.noted, false, memory_order_relaxed);
+	atomic_store_explicit(&lonely.noted, false, memory_order_relaxed);
 	memset(helper.retries, 0, sizeof(helper.retries));
 	atomic_store_explicit(&helper_running, 0, memory_order_relaxed);
 }

@@ -30,6 +30,8 @@ void helper_note_activity(void);
 void helper_note_full(struct rlm_bound *b);
 // A send held bytes back, see TCP_CORK. tx_lock held.
 void helper_note_held(void);
+// A connection was bound; its peer may not be.
+void helper_note_lonely(void);
 // The last descriptor of a promoted connection in this process was closed, others of the family have it.
 void helper_note_lent(void);
 // Call after the descriptor's entry was cleared and before it is closed: waits (microseconds) until the helper does not use it.

@@ -17,9 +17,9 @@
 #include "stream_internal.h"
 
 #define SOON_MS 1
-#define UNREAD_MS 20 // an application that has not read what it was left; or threads that have not left a slot without a peer
+#define UNREAD_MS 20 // an application that has not read what it was left
 
-static bool anything; // a link leaves, a connection has memory of its own, or none has its peer's half
+static bool anything; // a link leaves, or a connection has memory of its own or a slot without a peer
 
 void leaving_begin(const struct rlm_msg_leave *m)
 {
@@ -34,31 +34,16 @@ void leaving_begin(const struct rlm_msg_leave *m)
 	anything = true;
 }
 
-// What a peer that has bound all the same says of itself counts for nothing.
-static bool is_vacant(struct rlm_bound *b)
-{
-	if (b->vacant && atomic_load_explicit(&b->tx.peer->epoch, memory_order_acquire) == b->epoch)
-		b->vacant = 0;
-	return b->vacant;
-}
-
-void leaving_unbind(const struct rlm_msg_unbind *m)
-{
-	struct segment *s = segment_find(link_find(m->link, m->side), m->segment);
-	uint32_t conn = s && m->slot < s->slots ? s->slot[m->slot].conn : 0;
-	struct rlm_bound *b = conn ? stream_bound(&arena.conns[conn - 1]) : NULL;
-
-	if (!b || b->own || b->link != m->link || b->segment != m->segment || b->slot != m->slot || b->epoch != m->epoch)
-		return; // closed meanwhile, or refused as well
-	b->vacant = 1;
-	anything = true;
-}
-
 void leaving_far(void)
 {
 	for (struct link *l = links; l; l = l->next)
 		if (l->control_channel >= 0)
 			l->leaving = anything = true;
+}
+
+void leaving_again(void)
+{
+	anything = true;
 }
 
 static void lose(struct rlm_conn *c)
@@ -123,21 +108,23 @@ static void link_step(struct link *l)
 		session_send(&left, -1);
 }
 
-// A connection that goes on over TCP. false: not yet.
-static bool is_back_on_tcp(struct rlm_conn *c, const struct rlm_bound *b)
+static uint32_t unread;
+
+static void retire_one(struct rlm_conn *c)
 {
 	uint32_t flags = atomic_load_explicit(&c->flags, memory_order_relaxed);
 
-	if (!(b->own ? stream_retire(c) : stream_retreat(c, b->link, b->side)))
-		return false;
+	if (!stream_retire(c)) {
+		unread++;
+		return;
+	}
 	if (!(flags & (RLM_CONN_BARRED | RLM_CONN_HELD | RLM_CONN_CLOSING)))
 		atomic_fetch_or_explicit(&c->flags, RLM_CONN_QUEUED, memory_order_relaxed);
-	return true;
 }
 
 int leaving_go_on(void)
 {
-	bool leaving = false, unread = false;
+	bool leaving = false;
 
 	if (!anything)
 		return -1;
@@ -148,11 +135,12 @@ int leaving_go_on(void)
 	}
 	for (struct link *l = links; l; l = l->next)
 		leaving |= l->leaving;
+	unread = 0;
 	for (uint32_t i = 0; i < arena.table->used; i++) {
-		struct rlm_bound *b = stream_bound(&arena.conns[i]);
+		const struct rlm_bound *b = stream_bound(&arena.conns[i]);
 
-		if (b && (b->own || is_vacant(b)) && stream_is_here(&arena.conns[i]))
-			unread |= !is_back_on_tcp(&arena.conns[i], b);
+		if (b && (b->own || b->vacant) && stream_is_here(&arena.conns[i]))
+			retire_one(&arena.conns[i]);
 	}
 	session_offer_queued();
 	anything = leaving || unread;

@@ -9,12 +9,12 @@
 
 // LEAVE came: everything of the link goes back to TCP. Answered by LEFT, later.
 void leaving_begin(const struct rlm_msg_leave *m);
-// UNBIND came: the connection goes back to TCP, and is offered again.
-void leaving_unbind(const struct rlm_msg_unbind *m);
 // The session with rlmd is over, and with it what holds links between Xen domains together: these end by themselves, at both ends.
 void leaving_far(void);
 // A link's location is not ours any more: what is on it ends, or goes on over TCP where that is exact.
 void leaving_lost(void);
+// There may be connections that stream_retire() has to end.
+void leaving_again(void);
 // One step for whatever is leaving. Milliseconds until the next one is worth while, -1: nothing is.
 int leaving_go_on(void);
 

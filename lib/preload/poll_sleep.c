@@ -139,10 +139,27 @@ static int sleep_in_kernel(struct polling *p, const struct timespec *left)
 	return n < 0 ? -errno : n;
 }
 
+#define LEAVING_LOOK_NS 1000000
+
+// A slot that is being left wakes nobody, and what comes after it is not known yet. true: so the sleep is a short one.
+static bool sleeps_briefly(const struct polling *p, struct timespec *left)
+{
+	for (nfds_t i = 0; i < p->n; i++) {
+		if (p->entries[i].kind != ENTRY_BOUND || p->entries[i].listening)
+			continue;
+		if (!p->forever && left->tv_sec == 0 && left->tv_nsec <= LEAVING_LOOK_NS)
+			return false;
+		*left = (struct timespec){.tv_nsec = LEAVING_LOOK_NS};
+		return true;
+	}
+	return false;
+}
+
 // In the kernel's poll. Its answer is as good as one to a look: the count of events, or 0: look again.
 static int sleep_with_kernel(struct polling *p, bool *timed_out)
 {
 	struct timespec left = {0, 0};
+	bool brief;
 	int n = 0;
 
 	add_bells(p);
@@ -153,8 +170,9 @@ static int sleep_with_kernel(struct polling *p, bool *timed_out)
 	if (fall_asleep(p) && polling_evaluate_ours(p) == 0) {
 		if (!p->forever && !deadline_left(&p->deadline, &left))
 			*timed_out = true;
-		n = sleep_in_kernel(p, p->forever ? NULL : &left);
-		*timed_out = n == 0;
+		brief = sleeps_briefly(p, &left);
+		n = sleep_in_kernel(p, p->forever && !brief ? NULL : &left);
+		*timed_out = n == 0 && !brief;
 	}
 	wake_up(p);
 	unlisten_all(p);

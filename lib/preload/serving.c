@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include "binding_internal.h"
+#include "leaving.h"
 
 // TCP has something: the end, an error, frames, room for what it is owed. Sleepers look for themselves.
 void binding_tcp_event(struct rlm_conn *c)
@@ -187,6 +188,8 @@ void binding_watch_inherited(void)
 	for (struct link *l = links; l; l = l->next)
 		serving_watch_link(l);
 	for_each_bound(watch_one);
+	helper_note_lonely();
+	leaving_again();
 }
 
 static bool is_in_another(const struct rlm_conn *c)
@@ -206,6 +209,21 @@ bool binding_has_lent(void)
 			return true;
 	}
 	return false;
+}
+
+static bool lonely_others;
+
+static void look_for_peer(struct rlm_conn *c)
+{
+	lonely_others |= stream_look_for_peer(c);
+}
+
+bool binding_look_for_peers(uint64_t now_ms)
+{
+	(void)now_ms;
+	lonely_others = false;
+	for_each_bound(look_for_peer);
+	return lonely_others;
 }
 
 static uint32_t not_idle;

@@ -257,6 +257,8 @@ uint64_t stream_timeout_ns(int fd, int name); // 0: none
 bool stream_retreat(struct rlm_conn *c, uint64_t link, uint32_t side);
 // The same connection, later: true: everything that was left was read, it is not bound any more.
 bool stream_retire(struct rlm_conn *c);
+// Helper thread. A slot whose peer has not bound its half at a second look is left: stream_retire() does the rest. true: there has to be a second look.
+bool stream_look_for_peer(struct rlm_conn *c);
 // A descriptor of the connection is in this process, or what keeps its socket after it was closed.
 bool stream_is_here(const struct rlm_conn *c);
 // Under both locks, of a binding that is lost: goes on over TCP from here on, or both ends see a reset.

@@ -44,6 +44,7 @@ static void go_on(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	uint64_t available;
 
+	helper_ensure(); // a forked child may have none yet
 	if (b->rx_state != RX_PLAIN && cutover_rx(c, b, fd, &available) == RX_WAY_BROKEN)
 		stream_break(c, b, fd);
 	stream_note_rx(c, b);

@@ -4,6 +4,7 @@
 
 #include "binding.h"
 #include "epoll.h"
+#include "leaving.h"
 #include "stream_internal.h"
 
 bool stream_is_here(const struct rlm_conn *c)
@@ -81,7 +82,7 @@ static bool take_own_memory(struct rlm_conn *c)
 
 bool stream_retreat(struct rlm_conn *c, uint64_t link, uint32_t side)
 {
-	bool user, ready = false, vacant = false, done = false;
+	bool user, ready = false, done = false;
 	int fd = borrow(c, &user), doorbell = -1;
 	struct rlm_bound *b;
 
@@ -96,7 +97,6 @@ bool stream_retreat(struct rlm_conn *c, uint64_t link, uint32_t side)
 			stream_lost(c, b, fd);
 		ready = b->gone || is_ready_to_leave(c, b, fd);
 		b->leaving |= ready;
-		vacant = b->vacant; // nothing was ever there: there is nothing to take along
 		doorbell = b->doorbell_mine;
 		stream_note_tx(c, b);
 		stream_note_rx(c, b);
@@ -110,7 +110,7 @@ bool stream_retreat(struct rlm_conn *c, uint64_t link, uint32_t side)
 		kick_sleepers(c, doorbell);
 	else
 		wake_conn(c); // who sleeps on a round that is over
-	if (ready && !vacant && stream_is_alone(c))
+	if (ready && stream_is_alone(c))
 		done = take_own_memory(c);
 	else if (ready)
 		done = stream_detach(c, fd);
@@ -146,6 +146,35 @@ bool stream_retire(struct rlm_conn *c)
 out:
 	give_back(c, user);
 	return plain;
+}
+
+bool stream_look_for_peer(struct rlm_conn *c)
+{
+	bool again = false, left = false;
+	int fd = helper_pin(c), doorbell;
+	struct rlm_bound *b = stream_bound(c);
+
+	if (fd < 0 || !b) // closed, or being named: then its locks are ours
+		goto out;
+	rlm_lock_take(&c->tx_lock);
+	rlm_lock_take(&c->rx_lock);
+	b = stream_bound(c);
+	if (b && !b->own && !b->leaving && !cutover_is_lost(b) && cutover_is_lonely(b)) {
+		again = !b->lonely;
+		left = b->lonely && cutover_leave_lonely(b);
+		b->lonely = 1;
+		b->vacant = b->leaving = left;
+		doorbell = b->doorbell_mine;
+	}
+	rlm_lock_drop(&c->rx_lock);
+	rlm_lock_drop(&c->tx_lock);
+	if (left) {
+		kick_sleepers(c, doorbell);
+		leaving_again();
+	}
+out:
+	helper_unpin();
+	return again;
 }
 
 // Under a lock. So that neither end takes what is left of the stream for all of it: a reset, not an orderly end.

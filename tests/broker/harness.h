@@ -113,7 +113,6 @@ enum { FD_RW, FD_RO, FD_MINE, FD_PEER };
 void bound_expect(struct peer *peer, struct bound *bound);
 void bound_close(struct bound *bound); // a second time: does nothing
 void release(struct peer *peer, const struct bound *bound);
-void refuse(struct peer *peer, const struct bound *bound);
 void leave_expect(struct peer *peer, const struct bound *bound);
 void left(struct peer *peer, const struct bound *bound);
 

@@ -273,22 +273,11 @@ void left(struct peer *peer, const struct bound *bound)
 	message_send(peer->sock, &msg, sizeof(msg), NULL, 0);
 }
 
-static void give_back(struct peer *peer, const struct bound *bound, bool refused)
+void release(struct peer *peer, const struct bound *bound)
 {
 	struct rlm_msg_release msg = rlm_release_of(&bound->bind);
 
-	msg.refused = refused;
 	message_send(peer->sock, &msg, sizeof(msg), NULL, 0);
-}
-
-void release(struct peer *peer, const struct bound *bound)
-{
-	give_back(peer, bound, false);
-}
-
-void refuse(struct peer *peer, const struct bound *bound)
-{
-	give_back(peer, bound, true);
 }
 
 // --- a couple ---

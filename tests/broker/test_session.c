@@ -248,46 +248,6 @@ static void test_both_ends(void **state)
 	peer_close(&a);
 }
 
-// An end that could not bind: the other one, which has, gives its half back, and they find each other again.
-static void test_unbind(void **state)
-{
-	struct couple c;
-	union rlm_msg msg;
-	int fds[RLM_MSG_FDS_MAX];
-
-	couple_open(&c, &rlmd);
-	couple_bind(&c);
-	refuse(&c.b, &c.at_b);
-	message_expect(&c.a, RLM_MSG_UNBIND, &msg, fds);
-	assert_true(msg.unbind.link == c.at_a.bind.link && msg.unbind.side == c.at_a.bind.side);
-	assert_true(msg.unbind.segment == c.at_a.bind.segment && msg.unbind.slot == c.at_a.bind.slot);
-	assert_int_equal(msg.unbind.epoch, c.at_a.bind.epoch);
-	release(&c.a, &c.at_a);
-	offer_named(&c.b, 0, RLM_NAME_TUPLE, c.tcp[1], 0);
-	offer_named(&c.a, 0, RLM_NAME_TUPLE, c.tcp[0], 0);
-	message_expect(&c.b, RLM_MSG_BIND, &msg, fds); // may be asked to show its socket once more
-	message_expect(&c.a, RLM_MSG_BIND, &msg, fds);
-	assert_int_not_equal(msg.bind.epoch, c.at_a.bind.epoch);
-	couple_close(&c);
-}
-
-// Both refuse: nobody is left to be told.
-static void test_unbind_both(void **state)
-{
-	struct couple c;
-	union rlm_msg msg;
-	int fds[RLM_MSG_FDS_MAX];
-
-	couple_open(&c, &rlmd);
-	couple_bind(&c);
-	refuse(&c.a, &c.at_a);
-	message_expect(&c.b, RLM_MSG_UNBIND, &msg, fds);
-	refuse(&c.b, &c.at_b);
-	silence_expect(&c.a);
-	silence_expect(&c.b);
-	couple_close(&c);
-}
-
 // A socket that is connected to itself is one end, not two.
 static void test_self(void **state)
 {
@@ -539,8 +499,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_tuple),	 cmocka_unit_test(test_isn),	  cmocka_unit_test(test_mapped),
 	    cmocka_unit_test(test_memory),	 cmocka_unit_test(test_many),	  cmocka_unit_test(test_release),
-	    cmocka_unit_test(test_both_ends),	 cmocka_unit_test(test_unbind),	  cmocka_unit_test(test_unbind_both),
-	    cmocka_unit_test(test_self),	  cmocka_unit_test(test_refused),
+	    cmocka_unit_test(test_both_ends),	 cmocka_unit_test(test_self),	  cmocka_unit_test(test_refused),
 	    cmocka_unit_test(test_no_duplicate), cmocka_unit_test(test_withdraw), cmocka_unit_test(test_no_peer),
 	    cmocka_unit_test(test_ambiguous),	 cmocka_unit_test(test_ticket),	  cmocka_unit_test(test_unsent),
 	    cmocka_unit_test(test_repair),	 cmocka_unit_test(test_outlived),

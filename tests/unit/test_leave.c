@@ -4,6 +4,7 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
@@ -172,12 +173,93 @@ static void test_lost_counters(void **state)
 	}
 }
 
+static void set_epoch(unsigned end, uint32_t epoch)
+{
+	atomic_store_explicit(&p.region[end].slot->epoch, epoch, memory_order_release);
+}
+
+static void receive_exactly(struct end *r, uint64_t n)
+{
+	uint64_t start = now_ms();
+
+	while (r->received < n) {
+		int64_t got = end_recv_pattern(r, 0, n - r->received, false);
+
+		assert_true(got > 0 || got == -EAGAIN);
+		assert_true(now_ms() - start < 10000);
+	}
+	assert_int_equal(end_recv_pattern(r, 0, 1, false), -EAGAIN);
+}
+
+// The sender has not bound its half when the receiver gives up, and does so after that.
+static void test_lonely(void **state)
+{
+	struct end *s = &p.end[0], *r = &p.end[1];
+	uint8_t byte;
+
+	(void)state;
+	set_epoch(0, 0);
+	assert_int_equal(end_recv(r, &byte, 1, false), -EAGAIN);
+	assert_int_equal(r->b.rx_state, RX_READY);
+	assert_true(cutover_is_lonely(&r->b));
+	assert_true(cutover_leave_lonely(&r->b));
+	set_epoch(0, EPOCH);
+	assert_int_equal(end_send_pattern(s, 0, 50), 50);
+	assert_true(cutover_tx_is_plain(&s->b));
+	assert_true(cutover_is_lonely(&s->b));
+	receive_exactly(r, 50);
+	assert_true(cutover_rx_is_settled(&r->b, r->fd));
+}
+
+static void *bind_and_send(void *unused)
+{
+	(void)unused;
+	set_epoch(0, EPOCH);
+	for (int i = 0; i < 10; i++)
+		if (end_send_pattern(&p.end[0], 0, 10) != 10)
+			return "the send failed";
+	return NULL;
+}
+
+// It binds and begins a round just then: either that never was, or the receiver stays.
+static void test_lonely_no_more(void **state)
+{
+	unsigned left = 0;
+
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		struct end *s = &p.end[0], *r = &p.end[1];
+		pthread_t sender;
+		uint8_t byte;
+		void *failure;
+
+		set_epoch(0, 0);
+		assert_int_equal(end_recv(r, &byte, 1, false), -EAGAIN);
+		assert_int_equal(pthread_create(&sender, NULL, bind_and_send, NULL), 0);
+		for (unsigned k = 0; k < i % 64 * 64; k++)
+			sys_pause();
+		if (cutover_is_lonely(&r->b) && cutover_leave_lonely(&r->b)) {
+			left++;
+			assert_int_equal(pthread_join(sender, &failure), 0);
+			assert_true(cutover_tx_is_plain(&s->b));
+		} else {
+			assert_int_equal(pthread_join(sender, &failure), 0);
+		}
+		assert_null(failure);
+		receive_exactly(r, 100);
+		teardown(state);
+		setup(state);
+	}
+	print_message("the receiver gave up in %u of %u rounds\n", left, (unsigned)ROUNDS);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_any_moment, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_lost, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_lost_counters, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_lonely, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_lonely_no_more, setup, teardown),
 	};
 
 	watchdog(100);
