@@ -101,6 +101,12 @@ bool cutover_leave_lonely(struct rlm_bound *b)
 		return false;
 	}
 	atomic_store_explicit(&b->rx.mine->epoch, 0, memory_order_seq_cst);
+	atomic_thread_fence(memory_order_seq_cst);
+	if (peer_is_bound(b)) { // and may have seen our epoch, and never look for it again. It is in no round: it saw the offer withdrawn
+		atomic_store_explicit(&b->rx.mine->epoch, b->epoch, memory_order_seq_cst);
+		b->rx_stop = stop;
+		return false;
+	}
 	b->tx_stop = b->rx_stop = 1;
 	return true;
 }

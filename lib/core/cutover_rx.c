@@ -202,7 +202,7 @@ static enum rx_way finish_round(struct rlm_bound *b, int fd)
 // by now, see offer.c.
 static bool may_offer_round(const struct rlm_conn *c, const struct rlm_bound *b, int fd)
 {
-	return !b->rx_stop && !b->rx_eof && atomic_load_explicit(&c->rx_inflight, memory_order_seq_cst) <= 1 &&
+	return !b->rx_stop && !b->leaving && !b->rx_eof && atomic_load_explicit(&c->rx_inflight, memory_order_seq_cst) <= 1 &&
 	       (b->rx_round || !tcp_mark_is_ahead(fd));
 }
 

@@ -334,7 +334,7 @@ static uint32_t may_begin(const struct rlm_conn *c, const struct rlm_bound *b)
 {
 	uint32_t ready;
 
-	if (b->tx_state != TX_PLAIN || b->tx_stop || cutover_tx_owes(b) || !peer_is_bound(b))
+	if (b->tx_state != TX_PLAIN || b->tx_stop || b->leaving || cutover_tx_owes(b) || !peer_is_bound(b))
 		return 0;
 	ready = atomic_load_explicit(&b->tx.peer->rx_ready, memory_order_acquire);
 	if (ready <= b->tx_round || ready > UINT32_MAX / 2 ||

@@ -128,6 +128,7 @@ int leaving_go_on(void)
 
 	if (!anything)
 		return -1;
+	anything = false; // what comes while messages are read below sets it again
 	for (struct link *l = links, *next; l; l = next) {
 		next = l->next;
 		if (l->leaving)
@@ -143,6 +144,7 @@ int leaving_go_on(void)
 			retire_one(&arena.conns[i]);
 	}
 	session_offer_queued();
+	leaving |= anything;
 	anything = leaving || unread;
 	return leaving ? SOON_MS : unread ? UNREAD_MS : -1;
 }

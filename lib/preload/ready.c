@@ -106,14 +106,13 @@ struct ready ready_now(struct rlm_conn *c, int fd, uint32_t wanted, uint32_t ask
 	rlm_lock_take(&c->rx_lock);
 	if (!stream_is_current(c, fd)) {
 		rlm_lock_drop(&c->rx_lock);
-		return (struct ready){.stale = true};
+		return (struct ready){.stale = true, .ask_kernel = true};
 	}
 	b = stream_bound(c);
 	if (b && cutover_is_lost(b)) {
 		rlm_lock_drop(&c->rx_lock);
 		stream_find_lost(c, fd);
-		rlm_lock_take(&c->rx_lock);
-		b = stream_bound(c);
+		return ready_now(c, fd, wanted, asked, kernel);
 	}
 	if (!b || b->gone) {
 		if (!asked)

@@ -246,15 +246,28 @@ void stream_finish_close(struct rlm_conn *c)
 	atomic_fetch_sub_explicit(&stream_closing, 1, memory_order_seq_cst);
 }
 
-// The number is nobody's any more, but not yet closed: whoever found under a lock that it was this connection's is done with it now.
+#define LOOKERS_PATIENCE 1000 // tenths of a millisecond; who holds a lock for longer is stopped, and perhaps in another process
+
+static void pass_through(struct rlm_lock *lock)
+{
+	const struct timespec moment = {.tv_nsec = 100000};
+
+	for (int i = 0; i < LOOKERS_PATIENCE; i++) {
+		if (rlm_lock_try(lock)) {
+			rlm_lock_drop(lock);
+			return;
+		}
+		sys_call2(SYS_nanosleep, &moment, NULL);
+	}
+}
+
+// The number is not the connection's any more, but not yet closed: whoever found under a lock that it was is done with it then.
 static void wait_for_lookers(struct rlm_conn *c)
 {
 	if (!stream_bound(c))
 		return;
-	rlm_lock_take(&c->tx_lock);
-	rlm_lock_take(&c->rx_lock);
-	rlm_lock_drop(&c->rx_lock);
-	rlm_lock_drop(&c->tx_lock);
+	pass_through(&c->tx_lock);
+	pass_through(&c->rx_lock);
 }
 
 // As in the kernel, threads that are inside a call keep the socket: the last one closes it. Only those of this process can be there,
@@ -277,7 +290,6 @@ static void close_last(struct rlm_conn *c, int fd)
 	rlm_lock_take(&c->rx_lock); // see settle(): who has the lock and finds no ghost may use fd
 	atomic_store_explicit(&c->ghost, (int)(ghost >= 0 ? ghost + 1 : 0), memory_order_seq_cst);
 	rlm_lock_drop(&c->rx_lock);
-	wait_for_lookers(c);
 	atomic_fetch_or_explicit(&c->flags, RLM_CONN_CLOSING, memory_order_seq_cst);
 	stream_finish_close(c);
 }
@@ -295,6 +307,7 @@ void stream_forget(int fd)
 		stream_let_go(c);
 		fd_clear(fd);
 		helper_wait_unpinned(c);
+		wait_for_lookers(c);
 		if (stream_bound(c) && atomic_load_explicit(&c->refs, memory_order_relaxed) > 1)
 			stream_sweep(0); // it is the last one if the others are dead
 		if (family_release(&arena, c)) {
@@ -302,7 +315,6 @@ void stream_forget(int fd)
 				epoll_take_out(fd);
 			close_last(c, fd);
 		} else if (stream_bound(c)) {
-			wait_for_lookers(c);
 			helper_note_lent();
 		}
 		atomic_fetch_sub_explicit(&stream_closing, 1, memory_order_seq_cst);

@@ -44,7 +44,6 @@ static void go_on(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	uint64_t available;
 
-	helper_ensure(); // a forked child may have none yet
 	if (b->rx_state != RX_PLAIN && cutover_rx(c, b, fd, &available) == RX_WAY_BROKEN)
 		stream_break(c, b, fd);
 	stream_note_rx(c, b);
@@ -70,6 +69,8 @@ void stream_came_out(struct rlm_conn *c, int fd)
 	if (b)
 		go_on(c, b, fd);
 	rlm_lock_drop(&c->rx_lock);
+	if (b)
+		helper_ensure(); // a forked child may have none yet
 	wake_conn(c);
 }
 
@@ -98,6 +99,8 @@ static int64_t settle(struct rlm_conn *c, int fd, const struct rlm_inside *insid
 	if (b)
 		go_on(c, b, fd);
 	rlm_lock_drop(&c->rx_lock);
+	if (b)
+		helper_ensure(); // a forked child may have none yet
 	wake_conn(c);
 	stream_left(c);
 	return n;

@@ -148,22 +148,41 @@ out:
 	return plain;
 }
 
+static bool waits_in_vain(const struct rlm_bound *b)
+{
+	return b && !b->own && !b->gone && !b->leaving && !cutover_is_lost(b) && cutover_is_lonely(b);
+}
+
+// Under both locks, at the second look. false: it has bound just now, and an offer that was withdrawn is made again.
+static bool give_up(struct rlm_conn *c, struct rlm_bound *b, int fd)
+{
+	uint64_t available;
+
+	if (cutover_leave_lonely(b)) {
+		b->vacant = b->leaving = 1;
+		return true;
+	}
+	cutover_rx(c, b, fd, &available);
+	return false;
+}
+
 bool stream_look_for_peer(struct rlm_conn *c)
 {
+	int fd = helper_pin(c), doorbell = -1;
 	bool again = false, left = false;
-	int fd = helper_pin(c), doorbell;
 	struct rlm_bound *b = stream_bound(c);
 
-	if (fd < 0 || !b) // closed, or being named: then its locks are ours
+	if (b && b->vacant) // perhaps by a process of the family that is gone
+		leaving_again();
+	if (fd < 0 || !waits_in_vain(b)) // or is being named: then its locks are ours
 		goto out;
 	rlm_lock_take(&c->tx_lock);
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
-	if (b && !b->own && !b->leaving && !cutover_is_lost(b) && cutover_is_lonely(b)) {
+	if (waits_in_vain(b)) {
 		again = !b->lonely;
-		left = b->lonely && cutover_leave_lonely(b);
+		left = b->lonely && give_up(c, b, fd);
 		b->lonely = 1;
-		b->vacant = b->leaving = left;
 		doorbell = b->doorbell_mine;
 	}
 	rlm_lock_drop(&c->rx_lock);
