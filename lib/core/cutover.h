@@ -134,6 +134,11 @@ bool cutover_rx_look_at_tcp(struct rlm_bound *b, int fd);
 bool cutover_leave_begin(struct rlm_conn *c, struct rlm_bound *b, int fd);
 // Both locks, no holders. From here on the binding has memory of its own. 0 or -ENOMEM.
 int cutover_leave(struct rlm_bound *b);
+// The peer has bound its half of the slot. Pairs with the release in reset_slot().
+static inline bool cutover_peer_is_bound(const struct rlm_bound *b)
+{
+	return atomic_load_explicit(&b->rx.peer->epoch, memory_order_acquire) == b->epoch;
+}
 // The slot is in memory of another place and time: nothing there is ours any more.
 static inline bool cutover_is_lost(const struct rlm_bound *b)
 {

@@ -81,14 +81,9 @@ int cutover_leave(struct rlm_bound *b)
 	return 0;
 }
 
-static bool peer_is_bound(const struct rlm_bound *b)
-{
-	return atomic_load_explicit(&b->rx.peer->epoch, memory_order_acquire) == b->epoch;
-}
-
 bool cutover_is_lonely(const struct rlm_bound *b)
 {
-	return !peer_is_bound(b) && cutover_tx_is_plain(b) && b->rx_state <= RX_READY;
+	return !cutover_peer_is_bound(b) && cutover_tx_is_plain(b) && b->rx_state <= RX_READY;
 }
 
 bool cutover_leave_lonely(struct rlm_bound *b)
@@ -96,13 +91,13 @@ bool cutover_leave_lonely(struct rlm_bound *b)
 	uint8_t stop = b->rx_stop;
 
 	cutover_rx_ask(b); // withdraws the offer, if the round has not begun
-	if (b->rx_state != RX_PLAIN || peer_is_bound(b)) {
+	if (b->rx_state != RX_PLAIN || cutover_peer_is_bound(b)) {
 		b->rx_stop = stop;
 		return false;
 	}
 	atomic_store_explicit(&b->rx.mine->epoch, 0, memory_order_seq_cst);
 	atomic_thread_fence(memory_order_seq_cst);
-	if (peer_is_bound(b)) { // and may have seen our epoch, and never look for it again. It is in no round: it saw the offer withdrawn
+	if (cutover_peer_is_bound(b)) { // and may have seen our epoch, and never look for it again. It is in no round: it saw the offer withdrawn
 		atomic_store_explicit(&b->rx.mine->epoch, b->epoch, memory_order_seq_cst);
 		b->rx_stop = stop;
 		return false;

@@ -11,11 +11,9 @@
 // Of round r the sender says 2r-1: it goes on, or 2r: it has ended, or never was. 0: nothing of this binding.
 static inline uint32_t rx_peer_round(const struct rlm_bound *b)
 {
-	const struct rlm_slot_shared *peer = b->rx.peer;
-
-	if (atomic_load_explicit(&peer->epoch, memory_order_acquire) != b->epoch)
+	if (!cutover_peer_is_bound(b))
 		return 0;
-	return atomic_load_explicit(&peer->tx_round, memory_order_acquire); // pairs with begin() and end_at()
+	return atomic_load_explicit(&b->rx.peer->tx_round, memory_order_acquire); // pairs with begin() and end_at()
 }
 
 static inline bool rx_is_decided(const struct rlm_bound *b)

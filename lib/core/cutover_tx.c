@@ -24,11 +24,6 @@ int cutover_take_error(struct rlm_bound *b)
 	return -atomic_exchange_explicit(&b->error, 0, memory_order_relaxed);
 }
 
-static bool peer_is_bound(const struct rlm_bound *b)
-{
-	return atomic_load_explicit(&b->tx.peer->epoch, memory_order_acquire) == b->epoch;
-}
-
 static void owe(struct rlm_bound *b, const uint8_t *frame, unsigned len)
 {
 	memcpy(b->owed + b->owed_len, frame, len);
@@ -211,12 +206,12 @@ static void end_at(struct rlm_bound *b, uint64_t end)
 
 bool cutover_tx_peer_left(const struct rlm_bound *b)
 {
-	return peer_is_bound(b) && atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == RLM_ASK_LEFT;
+	return cutover_peer_is_bound(b) && atomic_load_explicit(&b->tx.peer->rx_ask, memory_order_acquire) == RLM_ASK_LEFT;
 }
 
 static bool peer_is_gone(const struct rlm_bound *b)
 {
-	return !peer_is_bound(b) || cutover_tx_peer_left(b);
+	return !cutover_peer_is_bound(b) || cutover_tx_peer_left(b);
 }
 
 bool cutover_tx_end(struct rlm_bound *b)
@@ -334,7 +329,7 @@ static uint32_t may_begin(const struct rlm_conn *c, const struct rlm_bound *b)
 {
 	uint32_t ready;
 
-	if (b->tx_state != TX_PLAIN || b->tx_stop || b->leaving || cutover_tx_owes(b) || !peer_is_bound(b))
+	if (b->tx_state != TX_PLAIN || b->tx_stop || b->leaving || cutover_tx_owes(b) || !cutover_peer_is_bound(b))
 		return 0;
 	ready = atomic_load_explicit(&b->tx.peer->rx_ready, memory_order_acquire);
 	if (ready <= b->tx_round || ready > UINT32_MAX / 2 ||

@@ -29,7 +29,7 @@ static void reset_slot(struct rlm_slot_shared *slot, uint32_t epoch)
 	atomic_store_explicit(&slot->cut, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->end, 0, memory_order_relaxed);
 	atomic_store_explicit(&slot->held, 0, memory_order_relaxed);
-	atomic_store_explicit(&slot->epoch, epoch, memory_order_release); // pairs with peer_is_bound(), peer_round()
+	atomic_store_explicit(&slot->epoch, epoch, memory_order_release); // pairs with cutover_peer_is_bound()
 }
 
 static void fill_bound(struct rlm_bound *b, struct rlm_conn *c, const struct link *l, const struct segment *s,

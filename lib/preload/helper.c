@@ -100,6 +100,8 @@ struct care {
 static struct care full = {.every_ms = FULL_LOOK_MS, .look = binding_relieve_full};
 static struct care held = {.every_ms = HELD_LOOK_MS, .look = binding_release_held};
 static struct care lonely = {.every_ms = LONELY_LOOK_MS, .look = binding_look_for_peers};
+static struct care *const cares[] = {&full, &held, &lonely};
+#define CARES (sizeof(cares) / sizeof(cares[0]))
 
 // The caller holds a lock: never wait.
 static void note(struct care *care)
@@ -259,9 +261,8 @@ static uint64_t next_time(void)
 		earlier(&next, helper.retries[i].at_ms);
 	earlier(&next, helper.next_idle_ms);
 	earlier(&next, helper.next_sweep_ms);
-	earlier(&next, full.next_ms);
-	earlier(&next, held.next_ms);
-	earlier(&next, lonely.next_ms);
+	for (unsigned i = 0; i < CARES; i++)
+		earlier(&next, cares[i]->next_ms);
 	return next;
 }
 
@@ -273,7 +274,8 @@ static int run_timers(void)
 
 	session_connect_if_due();
 	run_retries(now);
-	look_after(&lonely, now);
+	for (unsigned i = 0; i < CARES; i++)
+		look_after(cares[i], now);
 	leaving = leaving_go_on();
 	if (helper.next_idle_ms && helper.next_idle_ms <= now)
 		helper.next_idle_ms = binding_give_back_idle() ? now + IDLE_LOOK_MS : 0;
@@ -281,8 +283,6 @@ static int run_timers(void)
 		stream_sweep(0);
 		helper.next_sweep_ms = binding_has_lent() ? now + IDLE_LOOK_MS : 0;
 	}
-	look_after(&full, now);
-	look_after(&held, now);
 	next = next_time();
 	if (leaving >= 0)
 		earlier(&next, now + (uint64_t)leaving);
@@ -447,10 +447,11 @@ void helper_fork_child(void)
 	session_forget();
 	fd_close_internal(arena.tickets_fd);
 	arena_drop_tickets(&arena);
-	helper.next_idle_ms = helper.next_sweep_ms = full.next_ms = held.next_ms = lonely.next_ms = 0;
-	atomic_store_explicit(&full.noted, false, memory_order_relaxed);
-	atomic_store_explicit(&held.noted, false, memory_order_relaxed);
-	atomic_store_explicit(&lonely.noted, false, memory_order_relaxed);
+	helper.next_idle_ms = helper.next_sweep_ms = 0;
+	for (unsigned i = 0; i < CARES; i++) {
+		cares[i]->next_ms = 0;
+		atomic_store_explicit(&cares[i]->noted, false, memory_order_relaxed);
+	}
 	memset(helper.retries, 0, sizeof(helper.retries));
 	atomic_store_explicit(&helper_running, 0, memory_order_relaxed);
 }

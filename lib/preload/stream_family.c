@@ -208,13 +208,13 @@ void stream_before_exec(bool for_good)
 	stream_all_to_kernel(RLM_WHY_SHARED, true, for_good);
 }
 
-#define EXIT_PATIENCE 100 // milliseconds; who holds a lock for longer may be a thread that a signal handler of this one interrupted
+#define LOCK_PATIENCE 1000 // tenths of a millisecond
 
-static bool lock_to_keep(struct rlm_lock *lock)
+bool stream_lock_patiently(struct rlm_lock *lock)
 {
-	const struct timespec moment = {.tv_nsec = 1000000};
+	const struct timespec moment = {.tv_nsec = 100000};
 
-	for (int i = 0; i < EXIT_PATIENCE && !rlm_lock_is_mine(lock); i++) {
+	for (int i = 0; i < LOCK_PATIENCE && !rlm_lock_is_mine(lock); i++) {
 		if (rlm_lock_try(lock))
 			return true;
 		sys_call2(SYS_nanosleep, &moment, NULL);
@@ -231,7 +231,7 @@ void stream_before_exit(void)
 
 		if (!c || !stream_bound(c) || !stream_is_alone(c))
 			continue;
-		if (!lock_to_keep(&c->tx_lock) || !lock_to_keep(&c->rx_lock))
+		if (!stream_lock_patiently(&c->tx_lock) || !stream_lock_patiently(&c->rx_lock))
 			continue;
 		b = stream_bound(c);
 		if (b)

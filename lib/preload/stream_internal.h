@@ -253,6 +253,9 @@ void stream_note_why(struct rlm_conn *c);
 void stream_read_timeouts(struct rlm_bound *b, int fd);
 uint64_t stream_timeout_ns(int fd, int name); // 0: none
 
+// Waits for a lock up to 100 ms: who holds it for longer is stopped, perhaps in another process, or was interrupted by a handler of this thread.
+bool stream_lock_patiently(struct rlm_lock *lock);
+
 // Leaving a slot while the connection lives, see leaving.c. Helper thread. true: the slot's memory is not needed any more.
 bool stream_retreat(struct rlm_conn *c, uint64_t link, uint32_t side);
 // The same connection, later: true: everything that was left was read, it is not bound any more.

@@ -246,19 +246,10 @@ void stream_finish_close(struct rlm_conn *c)
 	atomic_fetch_sub_explicit(&stream_closing, 1, memory_order_seq_cst);
 }
 
-#define LOOKERS_PATIENCE 1000 // tenths of a millisecond; who holds a lock for longer is stopped, and perhaps in another process
-
 static void pass_through(struct rlm_lock *lock)
 {
-	const struct timespec moment = {.tv_nsec = 100000};
-
-	for (int i = 0; i < LOOKERS_PATIENCE; i++) {
-		if (rlm_lock_try(lock)) {
-			rlm_lock_drop(lock);
-			return;
-		}
-		sys_call2(SYS_nanosleep, &moment, NULL);
-	}
+	if (stream_lock_patiently(lock))
+		rlm_lock_drop(lock);
 }
 
 // The number is not the connection's any more, but not yet closed: whoever found under a lock that it was is done with it then.

@@ -39,14 +39,19 @@ static void keep(struct rlm_conn *c, bool nonblock)
 	stream_kept_nonblock = nonblock;
 }
 
-// rx_lock. The thread is not counted any more: the cut may be behind us now.
+// rx_lock, which it drops. The thread is not counted any more: the cut may be behind us now.
 static void go_on(struct rlm_conn *c, struct rlm_bound *b, int fd)
 {
 	uint64_t available;
 
-	if (b->rx_state != RX_PLAIN && cutover_rx(c, b, fd, &available) == RX_WAY_BROKEN)
+	if (b && b->rx_state != RX_PLAIN && cutover_rx(c, b, fd, &available) == RX_WAY_BROKEN)
 		stream_break(c, b, fd);
-	stream_note_rx(c, b);
+	if (b)
+		stream_note_rx(c, b);
+	rlm_lock_drop(&c->rx_lock);
+	if (b)
+		helper_ensure(); // a forked child may have none yet
+	wake_conn(c);
 }
 
 // rx_lock. The descriptor that the call was made with may be another socket's by now, while this one has others.
@@ -65,13 +70,7 @@ void stream_came_out(struct rlm_conn *c, int fd)
 
 	rlm_lock_take(&c->rx_lock);
 	b = stream_bound(c);
-	fd = descriptor_now(c, fd);
-	if (b)
-		go_on(c, b, fd);
-	rlm_lock_drop(&c->rx_lock);
-	if (b)
-		helper_ensure(); // a forked child may have none yet
-	wake_conn(c);
+	go_on(c, b, descriptor_now(c, fd));
 }
 
 // After a kernel receive of a bound connection: how much of it is the caller's. Releases the count in rx_inflight.
@@ -96,12 +95,7 @@ static int64_t settle(struct rlm_conn *c, int fd, const struct rlm_inside *insid
 	if (n == STREAM_AGAIN)
 		keep(c, inside->nonblock);
 	inside_leave(inside, &arena, c);
-	if (b)
-		go_on(c, b, fd);
-	rlm_lock_drop(&c->rx_lock);
-	if (b)
-		helper_ensure(); // a forked child may have none yet
-	wake_conn(c);
+	go_on(c, b, fd);
 	stream_left(c);
 	return n;
 }
